@@ -1,0 +1,54 @@
+# Every target first builds .venv from pyproject.toml and constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+
+# Files that exist: an empty list must not fail.
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+# TensorFlow's C++ start-up messages say nothing that a reader here can act on.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench publish clean $(VENV)
+
+help:  ## print this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: $(STAMP)  ## run the notebooks on real photographs: tables, figures
+	$(BIN)/python -m cwr_utils demo
+
+test: $(STAMP)  ## run the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP)  ## check style, types and stripped notebooks; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
+
+bench: $(STAMP)  ## time the benchmarks in tests/benchmarks
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+publish: $(STAMP)  ## rerun the demo, keep executed notebooks in results/
+	$(BIN)/python -m cwr_utils publish
+
+clean:  ## delete .venv and caches of tools; keep photos, stores and results
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	find cwr_utils tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV): $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Python 3.11, 3.12 or 3.13 is needed; \`$(PYTHON)\` is" \
+	    "$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments." \
+	    "On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "Building $(VENV): about 3.5 GB on disk, some minutes on a slow line ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
+	@touch $@

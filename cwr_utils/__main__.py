@@ -1,0 +1,63 @@
+"""Command line: `python -m cwr_utils demo`."""
+
+import argparse
+import sys
+
+from cwr_utils import runs
+from cwr_utils.datasets import DatasetError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse arguments and run.
+
+    Returns:
+        0, 1 after an error that was explained in one message, or 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cwr_utils", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="run all notebooks on real photographs")
+    demo.add_argument("--limit", type=int, default=0, help="photos; 0 is all")
+    commands.add_parser("publish", help="the demo, executed notebooks kept in results/")
+    run = commands.add_parser("run", help="run notebooks with other parameters")
+    run.add_argument("notebooks", nargs="*", help="names; all of them if none is given")
+    run.add_argument("--output", help="executed copies; below the results if not given")
+    sweep = commands.add_parser("sweep", help="run a grid of parameters, resumable")
+    sweep.add_argument("file", help="notebooks/sweeps/<name>.yaml")
+    for command in (run, sweep):
+        command.add_argument(
+            "-p",
+            "--parameter",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="folders start from notebooks/ unless they are absolute; NAME is one "
+            f"of {', '.join(runs.PARAMETERS)}",
+        )
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "demo":
+            runs.demo(limit=chosen.limit)
+        elif chosen.command == "publish":
+            runs.publish()
+        elif chosen.command == "sweep":
+            parameters = runs.parse_parameters(chosen.parameter)
+            failures = runs.sweep(chosen.file, parameters)
+            print("\n".join(failures) or "all cells are done")
+            return int(bool(failures))
+        else:
+            runs.run(
+                chosen.notebooks or runs.NOTEBOOKS,
+                runs.parse_parameters(chosen.parameter),
+                chosen.output,
+            )
+    except (runs.RunError, DatasetError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""What a data set is: images, queries with ground truth, and who made the photos."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from cwr_utils.images import Box, ImageError, check_box, check_image, image_size
+
+_THREADS = 8
+
+
+class DatasetError(ValueError):
+    """Everything that is wrong with a data set, and what to do about it.
+
+    Attributes:
+        problems: one text a problem.
+    """
+
+    def __init__(self, what: str, problems: Iterable[str] = (), advice: str = ""):
+        """`what` is the headline; all problems are listed below it."""
+        self.problems = tuple(problems)
+        lines = [what, *(f"  - {problem}" for problem in self.problems)]
+        super().__init__("\n".join(lines + ([advice] if advice else [])))
+
+
+@dataclass(frozen=True)
+class Query:
+    """One search: a region of an image, and the images that it should find.
+
+    Attributes:
+        name: of the query; it names the ranking file.
+        image: name of the query image.
+        box: (x1, y1, x2, y2) in pixels of the original image, exclusive end; None is
+            the whole image.
+        positives: names of the images to be found.
+        junk: names that count neither as right nor as wrong.
+    """
+
+    name: str
+    image: str
+    box: Box | None = None
+    positives: frozenset[str] = frozenset()
+    junk: frozenset[str] = frozenset()
+
+    @property
+    def ground_truth(self) -> frozenset[str]:
+        """The query image, the positives and the junk."""
+        return self.positives | self.junk | {self.image}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with queries. Build one with `load`, which checks every name and box.
+
+    Attributes:
+        name: of the collection.
+        images: names, in the order of every matrix made from them.
+        queries: may be empty (a collection to fit the whitening on).
+        note: one line that says what this is; shown with every table.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    queries: tuple[Query, ...]
+    note: str
+    paths: Mapping[str, Path] = field(repr=False)
+    credits: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def path(self, name: str) -> Path:
+        """The file of an image."""
+        try:
+            return self.paths[name]
+        except KeyError:
+            raise DatasetError(f"{self.name} has no image named {name!r}.") from None
+
+    def credit(self, name: str) -> str:
+        """Author and licence of a photo, "" where the source gives none."""
+        self.path(name)
+        return self.credits.get(name, "")
+
+    @cached_property
+    def ground_truth_images(self) -> frozenset[str]:
+        """Query images, positives and junk of all queries."""
+        return frozenset().union(*(query.ground_truth for query in self.queries))
+
+    @cached_property
+    def distractors(self) -> tuple[str, ...]:
+        """Images in no query's ground truth, in the order of `images`."""
+        return tuple(n for n in self.images if n not in self.ground_truth_images)
+
+    def take(self, limit: int) -> Dataset:
+        """A slice of about `limit` images, for a quick run.
+
+        Queries come whole, each with all of its positives, in order, as long as they
+        fill at most half of `limit` (the first one always comes); the rest are
+        distractors. Junk, which changes no result, is not brought along.
+        """
+        if limit < 1:
+            raise ValueError(f"`limit` must be at least 1; got {limit}.")
+        if limit >= len(self.images):
+            return self
+        queries: list[Query] = []
+        kept: set[str] = set()
+        for query in self.queries:
+            needed = query.positives | {query.image}
+            if not queries or len(kept | needed) <= limit // 2:
+                queries.append(query)
+                kept |= needed
+        # Where distractors are few, images of the queries that were left out serve.
+        others = [name for name in self.images if name not in kept]
+        others.sort(key=lambda name: name in self.ground_truth_images)
+        kept.update(others[: max(limit - len(kept), limit // 2)])
+        images = tuple(name for name in self.images if name in kept)
+        queries = [replace(query, junk=query.junk & kept) for query in queries]
+        note = f"{self.note} (a slice: {len(images)} of {len(self.images)} images)"
+        return replace(
+            self,
+            name=f"{self.name}-{len(images)}",
+            images=images,
+            queries=tuple(queries),
+            note=note,
+        )
+
+    def hold_out_distractors(self) -> tuple[Dataset, Dataset]:
+        """Split off the images in no query's ground truth, to fit the whitening on.
+
+        Returns:
+            The data set without its distractors, and those, without queries.
+        """
+        held_out = frozenset(self.distractors)
+        kept = tuple(name for name in self.images if name not in held_out)
+        note = f"{len(held_out)} images held out; {self.note}"
+        return (
+            replace(self, name=f"{self.name}-ground-truth", images=kept),
+            replace(
+                self,
+                name=f"{self.name}-distractors",
+                images=self.distractors,
+                queries=(),
+                note=note,
+            ),
+        )
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every image file, by name."""
+        digests = _for_each(self.images, self._sha256, f"Hashing {self.name}")
+        return dict(zip(self.images, digests, strict=True))
+
+    def checksum(self, hashes: Mapping[str, str] | None = None) -> str:
+        """One SHA-256 over names, files and ground truth.
+
+        Args:
+            hashes: what `hashes` returned, to save reading the files again.
+        """
+        hashes = self.hashes() if hashes is None else hashes
+        truth = [
+            [q.name, q.image, q.box, sorted(q.positives), sorted(q.junk)]
+            for q in self.queries
+        ]
+        content = [[[name, hashes[name]] for name in self.images], truth]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _sha256(self, name: str) -> str:
+        with self.path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_dataset(
+    name: str,
+    paths: Mapping[str, Path],
+    queries: Sequence[Query],
+    note: str,
+    credits: Mapping[str, str] | None = None,
+    problems: Iterable[str] = (),
+    advice: str = "",
+) -> Dataset:
+    """A `Dataset`, after every file, name and box was looked at.
+
+    Args:
+        name: of the collection.
+        paths: files of the images, in order.
+        queries: with their ground truth.
+        note: one line that says what this is.
+        credits: author and licence by image name.
+        problems: what the caller found already.
+        advice: what the user can do about problems.
+
+    Raises:
+        DatasetError: with ALL problems: unreadable or truncated images, names that
+            are no image of the collection, boxes outside their image or upside down.
+    """
+    found = list(problems)
+    if not paths and not found:
+        found.append("There are no images.")
+    unreadable = {n: p for n, p in unreadable_images(paths).items() if p}
+    found += unreadable.values()
+    for query in queries:
+        found += _query_problems(query, paths, unreadable)
+    times = Counter(query.name for query in queries)
+    found += [f"{n} queries are named {name!r}." for name, n in times.items() if n > 1]
+    if found:
+        count = f"{len(found)} problem" + ("s" if len(found) > 1 else "")
+        raise DatasetError(f"Data set {name!r} has {count}:", found, advice)
+    return Dataset(name, tuple(paths), tuple(queries), note, dict(paths), credits or {})
+
+
+def unreadable_images(paths: Mapping[str, Path]) -> dict[str, str]:
+    """What is wrong with each file that is no whole image, by name."""
+    results = _for_each(list(paths), lambda name: _problem(paths[name]), "Checking")
+    return {name: text for name, text in zip(paths, results, strict=True) if text}
+
+
+def _problem(path: Path) -> str:
+    try:
+        check_image(path)
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
+def _query_problems(
+    query: Query, paths: Mapping[str, Path], unreadable: Mapping[str, str]
+) -> list[str]:
+    start = f"Query {query.name!r}"
+    problems = []
+    if not query.name or query.name.startswith(".") or set(query.name) & set("/\\\0"):
+        problems.append(f"{start}: the name must be a file name, without slashes.")
+    if query.image not in paths:
+        problems.append(f"{start}: its image {query.image!r} is not in the folder.")
+    elif query.box is not None and query.image not in unreadable:
+        try:
+            check_box(query.box, image_size(paths[query.image]))
+        except ValueError as error:
+            problems.append(f"{start}, image {query.image!r}: {error}")
+    for kind, names in (("positive", query.positives), ("junk", query.junk)):
+        problems += [
+            f"{start}: its {kind} image {name!r} is not in the folder."
+            for name in sorted(names)
+            if name not in paths
+        ]
+    problems += [
+        f"{start}: image {name!r} is both positive and junk."
+        for name in sorted(query.positives & query.junk)
+    ]
+    return problems
+
+
+def _for_each(names: Sequence[str], function: Callable, label: str) -> list:
+    """`function` of every name, in threads: the disk is what we wait for."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = pool.map(function, names)
+        quick = len(names) < 500
+        return list(tqdm(results, label, len(names), leave=False, disable=quick))
+
+
+@contextmanager
+def complete_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears at `target` whole or not at all.
+
+    Yields a temporary folder beside `target`, which is renamed when the block ends
+    well and removed when it does not.
+
+    Raises:
+        DatasetError: when the disk is full, or the place cannot be written to.
+    """
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        if not target.exists():  # else another process was faster: its copy serves
+            os.replace(temporary, target)
+    except OSError as error:
+        raise DatasetError(
+            f"Cannot write {target} ({error.strerror or error}); nothing was left "
+            "there. Free some space or choose another `data_root`."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,307 @@
+"""Average precision with junk, as the Oxford and Paris benchmarks define it.
+
+Rankings are sequences of image names, best first. A query is anything with `name`,
+`image`, `positives` and `junk` (sets of names), such as `datasets.Query`. Pure NumPy:
+the numbers of a run can be checked on a machine that has no deep-learning library.
+
+Source of the classic rule: Philbin et al., "Object retrieval with large vocabularies
+and fast spatial matching", CVPR 2007 (its program `compute_ap`); of the revisited one:
+Radenovic et al., "Revisiting Oxford and Paris", CVPR 2018.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = ("query", "ap", "positives", "first_false_positive", "last_positive")
+
+
+def average_precision(positive_ranks: Sequence[int] | np.ndarray, num_positives: int):
+    """Area under the precision-recall curve, joined by straight lines.
+
+    ``AP = sum_j (j / r_j + (j + 1) / (r_j + 1)) / (2 P)`` over the found positives
+    j = 0, 1, ... at ranks r_j; the first fraction is 1 where r_j = 0. This is the
+    trapezoid rule of the benchmarks. scikit-learn's `average_precision_score` sums
+    rectangles and gives other, mostly higher values.
+
+    Args:
+        positive_ranks: 0-based ranks of the positives that were found, counted
+            without junk, in any order.
+        num_positives: P >= 1. A positive that is in no ranking still counts here.
+
+    Returns:
+        AP in 0..1, a float.
+
+    Raises:
+        ValueError: if P < 1, ranks repeat or are negative, or there are more than P.
+    """
+    ranks = np.sort(np.asarray(positive_ranks, dtype=np.int64))
+    if num_positives < 1:
+        raise ValueError(
+            f"`num_positives` must be at least 1; got {num_positives}. AP is undefined "
+            "without positives: leave such a query out."
+        )
+    if ranks.size > num_positives:
+        raise ValueError(f"{ranks.size} ranks for {num_positives} positives.")
+    if ranks.size and (ranks[0] < 0 or np.any(np.diff(ranks) == 0)):
+        raise ValueError(f"ranks must be distinct and >= 0; got {ranks.tolist()}.")
+    found = np.arange(ranks.size)
+    left = np.where(ranks == 0, 1.0, found / np.maximum(ranks, 1))
+    right = (found + 1) / (ranks + 1)
+    return float(np.sum(left + right) / (2 * num_positives))
+
+
+def ranks_without_junk(
+    ranking: Sequence[str], positives: Set[str], junk: Set[str]
+) -> np.ndarray:
+    """Find the positives in a ranking from which junk is taken out.
+
+    Junk moves nothing: the items behind it rank as if it were not there.
+
+    Args:
+        ranking: image names, best first, each at most once.
+        positives: names to be found.
+        junk: names to be passed over.
+
+    Returns:
+        0-based ranks of the positives that occur, ascending, int64.
+
+    Raises:
+        ValueError: if a name is both positive and junk, or is ranked twice.
+    """
+    return np.flatnonzero(_hits(ranking, positives, junk))
+
+
+def evaluate(
+    rankings: Mapping[str, Sequence[str]], queries: Iterable[Any], self_match: bool
+) -> pd.DataFrame:
+    """Score every query's ranking.
+
+    Args:
+        rankings: query name -> image names, best first. Rankings of other queries are
+            passed over.
+        queries: those to score.
+        self_match: True counts the query's own image as a positive, as the classic
+            protocol does (a free hit at rank 1); False makes it junk, whatever the
+            ground truth says about it. Revisited Oxford and Paris have no query image
+            in the database: False.
+
+    Returns:
+        One row a query, in order. `ap`: 0..1, NaN where there are no positives (such a
+        query is not part of the mean). `positives`: their number.
+        `first_false_positive`: its 1-based rank without junk, NaN if there is none.
+        `last_positive`: the same for the last positive, NaN where one is missing.
+
+    Raises:
+        ValueError: if a query has no ranking, or a ranking names an image twice.
+    """
+    rows = []
+    for query, hits in _scored(rankings, queries, self_match):
+        num_positives = len(ground_truth(query, self_match)[0])
+        ranks, misses = np.flatnonzero(hits), np.flatnonzero(~hits)
+        ap = average_precision(ranks, num_positives) if num_positives else np.nan
+        complete = 0 < num_positives == ranks.size
+        rows.append(
+            (
+                query.name,
+                ap,
+                num_positives,
+                misses[0] + 1 if misses.size else np.nan,
+                ranks[-1] + 1 if complete else np.nan,
+            )
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    floats = dict.fromkeys(("ap", "first_false_positive", "last_positive"), float)
+    return table.astype({"positives": int, **floats})
+
+
+def ground_truth(query: Any, self_match: bool) -> tuple[set[str], set[str]]:
+    """Positives and junk of a query once its own image is settled.
+
+    Args:
+        query: with `image`, `positives` and `junk`.
+        self_match: whether the query's own image is a positive; else it is junk.
+
+    Returns:
+        Two sets of image names.
+    """
+    own = {query.image}
+    if self_match:
+        return set(query.positives) | own, set(query.junk) - own
+    return set(query.positives) - own, set(query.junk) | own
+
+
+def mean_average_precision(per_query: pd.DataFrame) -> float:
+    """Mean of the APs that `evaluate` gives, over the queries with positives (mAP).
+
+    Returns:
+        0..1; NaN where no query has positives.
+    """
+    return float(per_query["ap"].mean())
+
+
+def mean_precision_at(
+    rankings: Mapping[str, Sequence[str]],
+    queries: Iterable[Any],
+    k: int,
+    self_match: bool,
+) -> float:
+    """mP@k of the revisited protocol: the share of positives in the first k' ranks.
+
+    k' is k, or the rank of a query's last positive where that is smaller, so that
+    a query with fewer than k positives can reach 1.
+
+    Args:
+        rankings: query name -> image names, best first.
+        queries: those to score; one without positives is left out.
+        k: 1-based, counted without junk.
+        self_match: as in `evaluate`.
+
+    Returns:
+        0..1; NaN where no query has positives.
+
+    Raises:
+        ValueError: if k < 1, and as `evaluate`.
+    """
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1; got {k}.")
+    precisions = []
+    for query, hits in _scored(rankings, queries, self_match):
+        num_positives = len(ground_truth(query, self_match)[0])
+        if not num_positives:
+            continue
+        ranks = np.flatnonzero(hits)
+        # A positive that is not ranked comes after everything that is.
+        last = ranks[-1] + 1 if ranks.size == num_positives else k
+        depth = min(last, k)
+        precisions.append(np.count_nonzero(ranks < depth) / depth)
+    return float(np.mean(precisions)) if precisions else float("nan")
+
+
+def precision_recall(
+    ranking: Sequence[str], positives: Set[str], junk: Set[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trace the curve whose area, by the trapezoid rule, is the average precision.
+
+    Args:
+        ranking: L image names without junk, plus junk.
+        positives: at least one name.
+        junk: names to be passed over.
+
+    Returns:
+        Recall and precision, (L + 1,) each: before the first image (0 and 1), then
+        after each one.
+
+    Raises:
+        ValueError: if there are no positives, and as `ranks_without_junk`.
+    """
+    if not positives:
+        raise ValueError("a precision-recall curve needs at least one positive.")
+    hits = np.cumsum(_hits(ranking, positives, junk))
+    recall = np.concatenate([[0.0], hits / len(positives)])
+    precision = np.concatenate([[1.0], hits / np.arange(1, hits.size + 1)])
+    return recall, precision
+
+
+def revisited_ground_truth(
+    easy: Set[str], hard: Set[str], unclear: Set[str], difficulty: str
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Choose positives and junk for one query of Revisited Oxford or Paris.
+
+    Args:
+        easy: names labelled so; likewise `hard` and `unclear`.
+        hard: see `easy`.
+        unclear: see `easy`; always junk.
+        difficulty: "easy", "medium" (easy and hard) or "hard".
+
+    Returns:
+        (positives, junk). What the difficulty does not ask for is junk, not wrong.
+
+    Raises:
+        ValueError: if there is no such difficulty.
+    """
+    choices = {
+        "easy": (easy, unclear | hard),
+        "medium": (easy | hard, unclear),
+        "hard": (hard, unclear | easy),
+    }
+    if difficulty not in choices:
+        raise ValueError(
+            f"`difficulty` must be one of {sorted(choices)}; got {difficulty!r}."
+        )
+    positives, junk = choices[difficulty]
+    return frozenset(positives), frozenset(junk)
+
+
+def write_rankings(rankings: Mapping[str, Sequence[str]], folder: str | Path) -> None:
+    """Write ``<folder>/<query>.txt``, names one a line: what `compute_ap` reads.
+
+    Lines end in LF on every system: CRLF makes the official program score 0.
+
+    Raises:
+        ValueError: if a name has a line break in it or would leave the folder.
+    """
+    folder = Path(folder)
+    for query, ranking in rankings.items():
+        path = folder / f"{query}.txt"
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"query name {query!r} leads out of {folder}.")
+        broken = [name for name in ranking if not name or {"\n", "\r"} & set(name)]
+        if broken:
+            raise ValueError(f"{query}: names with line breaks or empty: {broken}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{name}\n" for name in ranking)
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_rankings(folder: str | Path) -> dict[str, list[str]]:
+    """Read what `write_rankings` wrote, or another program, with LF or CRLF ends.
+
+    Returns:
+        Query name -> image names, best first; queries in alphabetical order.
+
+    Raises:
+        FileNotFoundError: if there is no ranking file.
+    """
+    folder = Path(folder)
+    rankings = {}
+    for path in sorted(folder.rglob("*.txt")):
+        # Text mode turns CRLF into LF; splitlines() would also split at characters
+        # that may stand in a file name.
+        names = path.read_text(encoding="utf-8-sig").split("\n")
+        query = path.relative_to(folder).as_posix().removesuffix(".txt")
+        rankings[query] = [name for name in names if name]
+    if not rankings:
+        raise FileNotFoundError(f"no ranking files (<query>.txt) in {folder}.")
+    return rankings
+
+
+def _hits(ranking, positives, junk) -> np.ndarray:
+    """Whether each ranked image that is not junk is a positive, bool (L,)."""
+    both = set(positives) & set(junk)
+    if both:
+        raise ValueError(f"both positive and junk: {sorted(both)[:5]}.")
+    if len(set(ranking)) != len(ranking):
+        names, counts = np.unique(np.asarray(ranking), return_counts=True)
+        raise ValueError(f"ranked more than once: {names[counts > 1].tolist()[:5]}.")
+    return np.array([name in positives for name in ranking if name not in junk], bool)
+
+
+def _scored(rankings, queries, self_match):
+    """Yield each query with its hits; complain of missing rankings before any."""
+    queries = list(queries)
+    missing = [query.name for query in queries if query.name not in rankings]
+    if missing:
+        raise ValueError(
+            f"no ranking for {len(missing)} of {len(queries)} queries: {missing[:5]}."
+        )
+    for query in queries:
+        positives, junk = ground_truth(query, self_match)
+        try:
+            hits = _hits(rankings[query.name], positives, junk)
+        except ValueError as error:
+            raise ValueError(f"query {query.name}: {error}") from error
+        yield query, hits

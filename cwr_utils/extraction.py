@@ -1,0 +1,580 @@
+"""Photographs to a store: decode ahead, one compiled graph, atomic blocks, resume.
+
+Threads decode and resize while the network works on earlier photos, and another thread
+writes the finished block, so memory holds two blocks and a few photos however large the
+collection is. Only pooled vectors leave the device.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm.auto import tqdm
+
+import cwr_utils
+from cwr_utils import pooling
+from cwr_utils.backend import keras, ops
+from cwr_utils.datasets import Dataset, Query
+from cwr_utils.images import (
+    Box,
+    Cells,
+    ResizePolicy,
+    box_to_cells,
+    crop_image,
+    image_size,
+    read_image,
+    resize_image,
+)
+from cwr_utils.networks import CamNetwork, compile_options, top_classes
+from cwr_utils.protocol import Protocol
+from cwr_utils.store import ArraySpec, Store
+
+MOST_TOP_CLASSES = 64
+DECODERS = 4
+
+
+@dataclass(frozen=True)
+class ExtractionConf:
+    """What a store depends on, besides the images and the network.
+
+    Attributes:
+        layer: the pooled layer; None is the network's default.
+        resize: a policy that `ResizePolicy.parse` reads.
+        classes: number of each image's own most probable classes to keep (serves
+            offline aggregation at a fraction of the size); None keeps all, so that
+            online aggregation can choose any.
+        power: exponent of the class vectors; 1 is the paper.
+        flip_negative_cams: see `Protocol`.
+        stretch_query_images: see `Protocol`.
+        scale_query_box: see `Protocol`.
+    """
+
+    layer: str | None = None
+    resize: str = "1024x720"
+    classes: int | None = None
+    power: float = 1.0
+    flip_negative_cams: bool = False
+    stretch_query_images: bool = False
+    scale_query_box: bool = True
+
+    def __post_init__(self):
+        """Check the values.
+
+        Raises:
+            ValueError: if one is out of its range.
+        """
+        ResizePolicy.parse(self.resize)
+        if self.classes is not None and self.classes < 1:
+            raise ValueError(
+                f"`classes` must be None (all) or at least 1; got {self.classes}."
+            )
+        if not self.power > 0:
+            raise ValueError(f"`power` must be above 0; got {self.power}.")
+
+    @classmethod
+    def with_protocol(cls, protocol: Protocol, **fields) -> "ExtractionConf":
+        """Take the flags that concern extraction from a protocol preset."""
+        return cls(
+            flip_negative_cams=protocol.flip_negative_cams,
+            stretch_query_images=protocol.stretch_query_images,
+            scale_query_box=protocol.scale_query_box,
+            **fields,
+        )
+
+
+class _Describe(keras.layers.Layer):
+    """CAMs and pooled vectors inside the graph: Eqs. 1-4 and the baselines."""
+
+    def __init__(self, class_weights: np.ndarray, conf: ExtractionConf):
+        super().__init__(trainable=False)
+        self._weights = self.add_weight(
+            shape=class_weights.shape, initializer="zeros", name="class_weights"
+        )
+        self._weights.assign(class_weights)
+        self._conf = conf
+
+    def call(self, maps: dict) -> dict:
+        conf, weights, chosen = self._conf, self._weights, {}
+        if conf.classes is not None:
+            top = ops.top_k(maps["logits"], conf.classes)[1]
+            weights = ops.swapaxes(ops.take(ops.transpose(weights), top, axis=0), 1, 2)
+            chosen = {"top_classes": top}
+        cams = pooling.class_activation_maps(maps["cam_maps"], weights)
+        cams = pooling.normalize_cams(cams, conf.flip_negative_cams)
+        described = pooling.describe(maps["features"], cams, power=conf.power)
+        return {**described, **chosen, "logits": maps["logits"]}
+
+
+class Describer:
+    """A network's graph from photos of one size to the arrays of the store.
+
+    One graph for each size that occurs, compiled at its first use and kept.
+    """
+
+    def __init__(self, network: CamNetwork, conf: ExtractionConf):
+        """Check the layer and the number of classes.
+
+        Raises:
+            ValueError: if the layer is unknown, cannot be pooled with this power, or
+                fewer classes exist than asked for.
+        """
+        self.network = network
+        self.conf = conf
+        self.layer = conf.layer or network.default_layer
+        self._maps_model = network.maps_model(self.layer)
+        self._describe = _Describe(network.class_weights, conf)
+        self._graphs: dict[tuple[int, int], keras.Model] = {}
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        known = {layer.name: layer for layer in network.feature_layers()}
+        self.channels = known[self.layer].channels
+        if conf.power != 1.0 and not known[self.layer].non_negative:
+            raise ValueError(
+                f"`power` {conf.power} needs a layer without negative values; "
+                f"{self.layer} has them. Choose a layer after a ReLU, or power 1."
+            )
+        if conf.classes is not None and conf.classes > len(network.class_names):
+            raise ValueError(
+                f"{network.name} has {len(network.class_names)} classes; "
+                f"`classes` {conf.classes} were asked for."
+            )
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the feature grid for an input of (width, height) pixels."""
+        if size not in self._grids:
+            shapes = self._maps_model.compute_output_shape((1, size[1], size[0], 3))
+            self._grids[size] = tuple(shapes["features"][1:3])
+        return self._grids[size]
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Describe a batch of resized photos.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+
+        Returns:
+            The arrays of `pooling.describe` and `logits` (B, C).
+        """
+        size = images.shape[1:3]
+        if size not in self._graphs:
+            inputs = keras.Input((*size, 3), dtype="uint8")
+            graph = keras.Model(inputs, self._describe(self._maps_model(inputs)))
+            graph.compile(**compile_options())
+            self._graphs[size] = graph
+        return self._graphs[size].predict_on_batch(images)
+
+    def describe_query(self, photo: np.ndarray, box) -> dict[str, np.ndarray]:
+        """Describe the query region of a photo (Sec. 3.3).
+
+        The classes come from a pass over the cropped region, features and CAMs from
+        the full photo; CAMs are normalised over the full photo and then cut.
+
+        Args:
+            photo: (height, width, 3) uint8 RGB, as decoded.
+            box: (x1, y1, x2, y2) in pixels of the photo, or None for all of it.
+
+        Returns:
+            As `__call__`, without the batch axis, all classes.
+        """
+        policy = ResizePolicy.parse(self.conf.resize)
+        resized = resize_image(photo, policy)
+        maps = self.network.maps(resized[None], self.layer)
+        cams = pooling.class_activation_maps(
+            maps["cam_maps"], self.network.class_weights
+        )
+        cams = pooling.normalize_cams(cams, self.conf.flip_negative_cams)
+        logits, cells = maps["logits"], None
+        if box is not None:
+            logits = self.network.maps(self._crop(photo, box), self.layer)["logits"]
+            size = photo.shape[1], photo.shape[0]
+            grid = maps["features"].shape[2], maps["features"].shape[1]
+            cells = self.query_cells(box, size, grid)
+        described = pooling.describe(
+            maps["features"], cams, box=cells, power=self.conf.power
+        )
+        arrays = {k: ops.convert_to_numpy(v)[0] for k, v in described.items()}
+        return {**arrays, "logits": logits[0]}
+
+    def query_cells(
+        self, box: Box, size: tuple[int, int], grid: tuple[int, int]
+    ) -> Cells:
+        """Cells of a query box; see `Protocol.scale_query_box`.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels of the photo.
+            size: (width, height) of the photo.
+            grid: (width, height) of the feature grid.
+
+        Returns:
+            (x1, y1, x2, y2), exclusive end.
+        """
+        if self.conf.scale_query_box:
+            return box_to_cells(box, size, grid)
+        width, height = ResizePolicy.parse(self.conf.resize).target_size(*size)
+        # What lies beyond the resized photo is cut off, as array slices do.
+        x1, y1, x2, y2 = box
+        box = min(x1, width - 1), min(y1, height - 1), min(x2, width), min(y2, height)
+        return box_to_cells(box, (width, height), grid)
+
+    def _crop(self, photo: np.ndarray, box) -> np.ndarray:
+        """(1, h, w, 3) query region at the scale of the resized photo."""
+        height, width = photo.shape[:2]
+        target = ResizePolicy.parse(self.conf.resize).target_size(width, height)
+        crop = crop_image(photo, box)
+        scaled = (
+            max(32, round(crop.shape[1] * target[0] / width / 16) * 16),
+            max(32, round(crop.shape[0] * target[1] / height / 16) * 16),
+        )
+        return cv2.resize(crop, scaled, interpolation=cv2.INTER_AREA)[None]
+
+
+def extract(
+    dataset: Dataset,
+    network: CamNetwork,
+    path: str | Path,
+    conf: ExtractionConf | None = None,
+    *,
+    batch: int | None = None,
+    block: int = 32,
+    on_block: Callable[[int], None] | None = None,
+) -> Store:
+    """Describe every photo of a data set; goes on where an earlier run stopped.
+
+    Args:
+        dataset: the photos.
+        network: the CAM network.
+        path: the store's folder.
+        conf: what to extract.
+        batch: photos of one size in a forward pass; 1 on CPU and 16 on a GPU if None.
+        block: photos a shard, the unit of writing and of resume.
+        on_block: called with the number of each block after it is on disk.
+
+    Returns:
+        The complete store, images in the order of `dataset.images`.
+
+    Raises:
+        StoreMismatchError: if the store there is of another configuration or of other
+            images.
+        ImageError: if a photo cannot be decoded; blocks that are complete stay.
+    """
+    conf = conf or ExtractionConf()
+    describer = Describer(network, conf)
+    policy = ResizePolicy.parse(conf.resize)
+    sizes = [policy.target_size(*image_size(dataset.path(n))) for n in dataset.images]
+    hashes = dataset.hashes()
+    store = Store.create(
+        path,
+        _config(describer, dataset, queries=False),
+        {name: hashes[name] for name in dataset.images},
+        _array_specs(describer, {describer.grid(size) for size in sizes}),
+        block,
+    )
+    missing = store.missing_blocks()
+    if not missing:
+        tqdm.write(f"{path}: complete, {len(store)} photos; extraction skipped.")
+        return store
+    stretched = {q.image for q in dataset.queries if conf.stretch_query_images}
+    batch = batch or (16 if compile_options()["jit_compile"] else 1)
+
+    def load(index: int) -> np.ndarray:
+        photo = read_image(dataset.path(dataset.images[index]))
+        if dataset.images[index] in stretched:
+            photo = _stretch_contrast(photo)
+        return resize_image(photo, policy)
+
+    plan = [(n, part) for n in missing for part in _batches(store, n, sizes, batch)]
+    done = len(store) - sum(len(store.blocks[n]) for n in missing)
+    with (
+        ThreadPoolExecutor(DECODERS) as decoders,
+        ThreadPoolExecutor(1) as writer,
+        tqdm(total=len(store), initial=done, desc=f"extract {dataset.name}") as bar,
+    ):
+        photos = _ahead(
+            decoders, load, [i for _, part in plan for i in part], 4 + batch
+        )
+        writing, values = None, {}
+        for position, (number, part) in enumerate(plan):
+            images = [next(photos) for _ in part]
+            # A short last batch is filled up: another batch size would be compiled.
+            images += images[-1:] * (batch - len(part))
+            described = _finish(describer(np.stack(images)), store)
+            for name, array in described.items():
+                values.setdefault(name, {}).update(zip(part, array, strict=False))
+            bar.update(len(part))
+            if position + 1 == len(plan) or plan[position + 1][0] != number:
+                if writing is not None:
+                    writing.result()
+                ordered = {
+                    name: np.stack([rows[i] for i in store.blocks[number]])
+                    for name, rows in values.items()
+                }
+                writing = writer.submit(_write, store, number, ordered, on_block)
+                values = {}
+        if writing is not None:
+            writing.result()
+    return store
+
+
+def extract_queries(
+    dataset: Dataset,
+    network: CamNetwork,
+    path: str | Path,
+    conf: ExtractionConf | None = None,
+) -> Store:
+    """Describe the query regions of a data set, for all classes.
+
+    Args:
+        dataset: the queries and their photos.
+        network: the CAM network.
+        path: the store's folder.
+        conf: as for the database; `classes` is taken as None.
+
+    Returns:
+        The complete store, in the order of `dataset.queries`.
+
+    Raises:
+        ValueError: if there are no queries.
+    """
+    if not dataset.queries:
+        raise ValueError(
+            f"{dataset.name} has no queries: there is nothing to describe."
+        )
+    fields = {**asdict(conf or ExtractionConf()), "classes": None}
+    describer = Describer(network, ExtractionConf(**fields))
+    hashes = dataset.hashes()
+    grids = {_query_grid(describer, dataset, query) for query in dataset.queries}
+    store = Store.create(
+        path,
+        _config(describer, dataset, queries=True),
+        {q.name: query_content(q, hashes[q.image]) for q in dataset.queries},
+        _array_specs(describer, grids),
+        block=8,
+    )
+    missing = store.missing_blocks()
+    if not missing:
+        tqdm.write(f"{path}: complete, {len(store)} queries; extraction skipped.")
+        return store
+    total = sum(len(store.blocks[number]) for number in missing)
+    with tqdm(total=total, desc=f"queries {dataset.name}") as bar:
+        for number in missing:
+            rows = []
+            for index in store.blocks[number]:
+                query = dataset.queries[index]
+                photo = read_image(dataset.path(query.image))
+                rows.append(describer.describe_query(photo, query.box))
+                bar.update()
+            # Regions of different sizes have different numbers of R-MAC regions.
+            described = [
+                _finish({k: v[None] for k, v in row.items()}, store) for row in rows
+            ]
+            store.write_block(
+                number,
+                {n: np.concatenate([d[n] for d in described]) for n in described[0]},
+            )
+    return store
+
+
+def query_content(query: Query, sha256: str) -> str:
+    """A query's content, for its store: SHA-256 of the photo, and the box."""
+    return f"{sha256} {query.box}"
+
+
+class ImageMaps:
+    """Feature and CAM maps of single photos, computed on demand and kept while used.
+
+    Serves what the store does not hold: re-ranking boxes and pictures.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        network: CamNetwork,
+        conf: ExtractionConf,
+        cache_bytes: int = 2**30,
+    ):
+        """Wrap a data set; nothing is computed yet."""
+        self.network = network
+        self.layer = conf.layer or network.default_layer
+        self._dataset = dataset
+        self._policy = ResizePolicy.parse(conf.resize)
+        self._limit = cache_bytes
+        self._kept: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Maps of one photo.
+
+        Args:
+            name: an image of the data set.
+
+        Returns:
+            `features` (H, W, K) and `cam_maps` (h, w, M), float16.
+        """
+        return next(self.many([name]))
+
+    def many(self, names: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Maps of several photos in order; later ones are decoded meanwhile."""
+        names = list(names)
+        todo = list(dict.fromkeys(n for n in names if n not in self._kept))
+        with ThreadPoolExecutor(DECODERS) as decoders:
+            photos = _ahead(decoders, self._load, todo, 4)
+            ready = dict.fromkeys(todo)
+            for name in names:
+                if name in ready:
+                    del ready[name]
+                    yield self._compute(name, next(photos))
+                elif name in self._kept:
+                    self._kept.move_to_end(name)
+                    yield self._kept[name]
+                else:  # pushed out of the cache meanwhile
+                    yield self._compute(name, self._load(name))
+
+    def _load(self, name: str) -> np.ndarray:
+        return resize_image(read_image(self._dataset.path(name)), self._policy)
+
+    def _compute(self, name: str, photo: np.ndarray):
+        maps = self.network.maps(photo[None], self.layer)
+        entry = (
+            maps["features"][0].astype(np.float16),
+            maps["cam_maps"][0].astype(np.float16),
+        )
+        with self._lock:
+            self._kept[name] = entry
+            self._bytes += sum(array.nbytes for array in entry)
+            while self._bytes > self._limit and len(self._kept) > 1:
+                _, old = self._kept.popitem(last=False)
+                self._bytes -= sum(array.nbytes for array in old)
+        return entry
+
+
+def store_path(
+    cache_dir: str | Path,
+    dataset: Dataset,
+    network: CamNetwork,
+    conf: ExtractionConf,
+) -> Path:
+    """Folder of a data set's stores: readable, and apart where settings differ.
+
+    Returns:
+        cache_dir / data set / settings; `database` and `queries` go below it.
+    """
+    parts = [network.name.replace(":", "-"), conf.layer or network.default_layer]
+    parts += [conf.resize.replace(":", "")]
+    if conf.classes is not None:
+        parts.append(f"top{conf.classes}")
+    if conf.power != 1.0:
+        parts.append(f"power{conf.power:g}")
+    usual = ExtractionConf()
+    for flag in ("flip_negative_cams", "stretch_query_images", "scale_query_box"):
+        if getattr(conf, flag) != getattr(usual, flag):
+            parts.append(flag if getattr(conf, flag) else f"no_{flag}")
+    return Path(cache_dir) / dataset.name / "-".join(parts)
+
+
+def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, Any]:
+    network, conf = describer.network, describer.conf
+    # Which photos are stretched depends on the queries, not on the photos.
+    stretched = (
+        {"stretched": sorted({q.image for q in dataset.queries})}
+        if conf.stretch_query_images and not queries
+        else {}
+    )
+    return {
+        "package_version": cwr_utils.__version__,
+        "dataset": dataset.name,
+        "queries": queries,
+        "network": network.name,
+        "weights_sha256": network.weights_sha256,
+        **asdict(conf),
+        "layer": describer.layer,
+        **stretched,
+    }
+
+
+def _array_specs(describer: Describer, grids: Iterable) -> dict[str, ArraySpec]:
+    """Arrays of a store; `class_vectors`, the largest, is written last."""
+    classes, channels = len(describer.network.class_names), describer.channels
+    kept = describer.conf.classes or classes
+    top = describer.conf.classes or min(classes, MOST_TOP_CLASSES)
+    regions = max(len(pooling.rmac_regions(*grid)) for grid in grids)
+    return {
+        "top_classes": ArraySpec((top,), "int32"),
+        "probabilities": ArraySpec((classes,), "float32"),
+        "empty_cams": ArraySpec((), "int32"),
+        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), "float16"),
+        "regions": ArraySpec(
+            (len(pooling.REGION_POOLINGS), regions, channels), "float16"
+        ),
+        "class_vectors": ArraySpec((kept, channels), "float16", by_row=True),
+    }
+
+
+def _finish(described: dict, store: Store) -> dict[str, np.ndarray]:
+    """Arrays of the store from those of the graph, R-MAC regions padded with zeros."""
+    logits = described["logits"]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    arrays = {name: described[name] for name in described if name != "logits"}
+    arrays["probabilities"] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    if "top_classes" not in arrays:
+        arrays["top_classes"] = top_classes(logits, store.shape("top_classes")[0])
+    padding = store.shape("regions")[1] - arrays["regions"].shape[2]
+    arrays["regions"] = np.pad(
+        arrays["regions"], ((0, 0), (0, 0), (0, padding), (0, 0))
+    )
+    # The graph's float32 class vectors of a block would need twice the memory.
+    arrays["class_vectors"] = arrays["class_vectors"].astype(np.float16)
+    return arrays
+
+
+def _query_grid(describer: Describer, dataset: Dataset, query: Query):
+    """(H, W) cells of a query's region."""
+    width, height = image_size(dataset.path(query.image))
+    target = ResizePolicy.parse(describer.conf.resize).target_size(width, height)
+    rows, columns = describer.grid(target)
+    if query.box is None:
+        return rows, columns
+    cells = describer.query_cells(query.box, (width, height), (columns, rows))
+    x1, y1, x2, y2 = cells
+    return y2 - y1, x2 - x1
+
+
+def _write(store, number, values, on_block) -> None:
+    store.write_block(number, values)
+    if on_block:
+        on_block(number)
+
+
+def _batches(store: Store, number: int, sizes: Sequence, batch: int):
+    """Indices of a block's images, grouped by size, at most `batch` together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index in store.blocks[number]:
+        groups.setdefault(sizes[index], []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), batch):
+            yield group[start : start + batch]
+
+
+def _ahead(executor: Executor, function, items: Iterable, depth: int) -> Iterator:
+    """Map in order, with at most `depth` results waiting."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(executor.submit(function, item))
+        if len(waiting) >= depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _stretch_contrast(photo: np.ndarray) -> np.ndarray:
+    """Min-max stretch to 0..255 (what SciPy's old imresize did to float images)."""
+    low, high = int(photo.min()), int(photo.max())
+    scale = 255.0 / max(high - low, 1)
+    return np.clip((photo.astype(np.float32) - low) * scale + 0.5, 0, 255).astype(
+        np.uint8
+    )

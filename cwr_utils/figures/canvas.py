@@ -1,0 +1,204 @@
+"""Photos on paper: axes placed by the inch, frames, boxes, heat maps, captions."""
+
+from collections.abc import Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from cwr_utils.arrays import check_shape
+from cwr_utils.figures.style import BLACK, GREY, HEAT, RELEVANCE
+from cwr_utils.figures.text import line_height, plain_text, wrap_text
+from cwr_utils.images import check_box
+
+MARGIN = 0.05
+CREDIT_SIZE = 4.5
+
+
+def canvas(width: float, height: float) -> Figure:
+    """A figure of some inches whose axes `place_axes` puts down."""
+    fig = plt.figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN))
+    fig.set_layout_engine("none")
+    return fig
+
+
+def place_axes(
+    fig: Figure, left: float, top: float, width: float, height: float
+) -> Axes:
+    """Axes at inches from the upper left corner, inside the margin."""
+    wide, tall = fig.get_size_inches()
+    bottom = tall - MARGIN - top - height
+    return fig.add_axes(
+        ((left + MARGIN) / wide, bottom / tall, width / wide, height / tall)
+    )
+
+
+def write_text(
+    fig: Figure,
+    text: str,
+    left: float,
+    top: float,
+    width: float,
+    *,
+    size: float,
+    lines: int = 1,
+    align: str = "left",
+    color: str = BLACK,
+    weight: str = "normal",
+    keep: int = 0,
+) -> None:
+    """Write text in at most `lines` lines of `width` inches; see `fit_line`."""
+    wide, tall = fig.get_size_inches()
+    x = MARGIN + left + {"left": 0, "center": width / 2, "right": width}[align]
+    shown = wrap_text(plain_text(text), width, size, lines, keep, weight)
+    for number, line in enumerate(shown):
+        # From the baseline, so that lines with and without tall letters are level.
+        y = MARGIN + top + size / 72 + number * line_height(size)
+        fig.text(
+            x / wide,
+            1 - y / tall,
+            line,
+            ha=align,
+            va="baseline",
+            fontsize=size,
+            color=color,
+            fontweight=weight,
+        )
+
+
+def write_credit(fig: Figure, credit: str, lines: int = 1) -> None:
+    """Write the licence of the photos, small, along the lower edge."""
+    if not credit:
+        return
+    wide, tall = fig.get_size_inches()
+    text = plain_text(credit if credit.startswith("Photo") else f"Photo: {credit}")
+    shown = wrap_text(text, wide - 2 * MARGIN, CREDIT_SIZE, lines)
+    for number, line in enumerate(reversed(shown)):
+        y = (0.03 + number * line_height(CREDIT_SIZE)) / tall
+        fig.text(MARGIN / wide, y, line, fontsize=CREDIT_SIZE, color=GREY)
+
+
+def show_photo(
+    axes: Axes, photo, ratio: float, frame: str | None = None, grey: bool = False
+) -> None:
+    """A photo at the lower left of axes of one shape; coordinates are its pixels.
+
+    `grey` takes its colour away, so that colours over it mean one thing only.
+    """
+    height, width = check_photo(photo)
+    pixels = _smaller(photo)
+    if grey:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None].repeat(3, axis=2)
+    axes.imshow(pixels, extent=(0, width, height, 0), interpolation="bilinear")
+    wide, tall = max(width, height * ratio), max(height, width / ratio)
+    axes.set(xlim=(0, wide), ylim=(height, height - tall))
+    axes.axis("off")
+    if frame:
+        colour, _ = relevance_mark(frame)
+        draw_frame(axes, (0, 0, width, height), edgecolor=colour, linewidth=2.2)
+
+
+def draw_frame(axes: Axes, box, **style) -> None:
+    """Draw a rectangle around (x1, y1, x2, y2) in pixels of the photo."""
+    x1, y1, x2, y2 = box
+    style = {"fill": False, "clip_on": False, "joinstyle": "miter", **style}
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
+
+
+def draw_box(axes: Axes, box, shape, color: str, linewidth=1.5, linestyle="-") -> None:
+    """A box in pixels, with a pale edge that shows on dark and light photos."""
+    box = check_box(box, (shape[1], shape[0]))
+    if color != "white":
+        draw_frame(axes, box, edgecolor="white", linewidth=linewidth + 1.2)
+    style = {"linewidth": linewidth, "linestyle": linestyle}
+    draw_frame(axes, box, edgecolor=color, **style)
+
+
+def draw_heat(axes: Axes, cam, shape, norm: Normalize) -> None:
+    """A map over its photo; where it is low the photo shows through."""
+    height, width = shape[:2]
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(
+        cam,
+        extent=(0, width, height, 0),
+        norm=norm,
+        cmap=HEAT,
+        alpha=0.35 + 0.4 * np.clip(norm(cam), 0, 1),
+        interpolation="bilinear",
+    )
+    axes.set(xlim=limits[0], ylim=limits[1])
+    if cam.max() <= 0:
+        axes.text(
+            width / 2,
+            height / 2,
+            "no positive value",
+            color="white",
+            ha="center",
+            va="center",
+            fontsize=6.5,
+        )
+
+
+def heat_scale(maps: Sequence[np.ndarray]) -> Normalize:
+    """One scale for several maps; [0, 1] holds for normalised and for empty maps."""
+    low = min(0.0, *(float(cam.min()) for cam in maps))
+    high = max(float(cam.max()) for cam in maps)
+    return Normalize(low, high if high > 1 else 1.0)
+
+
+def relevance_mark(name: str) -> tuple[str, str]:
+    """Colour and symbol of a relevance; ValueError where it is none of `RELEVANCE`."""
+    if name not in RELEVANCE:
+        raise ValueError(
+            f"Relevance must be one of {', '.join(RELEVANCE)}; got {name!r}"
+        )
+    return RELEVANCE[name]
+
+
+def check_photo(photo, name: str = "photo") -> tuple[int, int]:
+    """(height, width) of a photo; ValueError where it is not (H, W, 3) uint8."""
+    height, width = check_shape(photo, "H W 3", name)[:2]
+    if photo.dtype != np.uint8 or not photo.size:
+        raise ValueError(
+            f"`{name}` must be RGB of type uint8 with at least one pixel; "
+            f"got {photo.dtype}, {width}x{height}."
+        )
+    return height, width
+
+
+def check_map(array, name: str) -> np.ndarray:
+    """A map as (H, W) float64 without NaN."""
+    check_shape(array, "H W", name)
+    return np.nan_to_num(np.asarray(array, np.float64))
+
+
+def common_ratio(photos) -> float:
+    """Width / height of cells that suit one photo, or most of several."""
+    ratios = [width / height for height, width in map(check_photo, photos)]
+    low, high = (0.5, 2.5) if len(ratios) == 1 else (0.75, 1.5)
+    return float(np.clip(np.median(ratios), low, high))
+
+
+def fill_list(values, photos, name: str) -> list:
+    """The values, or as many empty strings as photos where there are none."""
+    if not len(values):
+        return [""] * len(photos)
+    if len(values) != len(photos):
+        raise ValueError(
+            f"`{name}` must have one entry for each of the {len(photos)} photos; "
+            f"got {len(values)}."
+        )
+    return list(values)
+
+
+def _smaller(photo: np.ndarray, longest: int = 720) -> np.ndarray:
+    """No more pixels than print shows, so that files stay small."""
+    scale = longest / max(photo.shape[:2])
+    if scale >= 1:
+        return photo
+    size = [max(1, round(side * scale)) for side in photo.shape[1::-1]]
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)

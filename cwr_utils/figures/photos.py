@@ -1,0 +1,249 @@
+"""Figures of photos: contact sheet, class activation maps, feature grid, boxes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+from cwr_utils.figures.canvas import (
+    canvas,
+    check_map,
+    check_photo,
+    common_ratio,
+    draw_box,
+    draw_heat,
+    fill_list,
+    heat_scale,
+    place_axes,
+    relevance_mark,
+    show_photo,
+    write_credit,
+    write_text,
+)
+from cwr_utils.figures.style import (
+    BLUE,
+    COLOURS,
+    COLUMN,
+    DASHES,
+    GREY,
+    HEAT,
+    PAGE,
+)
+from cwr_utils.figures.text import fit_line, plain_text, text_width
+from cwr_utils.images import Box
+
+
+def photo_grid(
+    photos: Sequence[np.ndarray],
+    titles: Sequence[str] = (),
+    credits: Sequence[str] = (),
+    columns: int = 6,
+    frames: Sequence[str] | None = None,
+) -> Figure:
+    """A contact sheet.
+
+    Args:
+        photos: (H, W, 3) uint8 each, of any size.
+        titles: one below each photo, or none.
+        credits: photographer and licence of each photo, or none.
+        columns: photos a row.
+        frames: one of `RELEVANCE` for each photo, or none.
+
+    Raises:
+        ValueError: if there is no photo, or the lists have different lengths.
+    """
+    if not len(photos):
+        raise ValueError("`photos` is empty: a contact sheet needs at least one photo.")
+    titles = fill_list(titles, photos, "titles")
+    credits = fill_list(credits, photos, "credits")
+    frames = fill_list(frames or (), photos, "frames")
+    columns = max(1, min(columns, len(photos)))
+    ratio, gap = common_ratio(photos), 0.1
+    width = (PAGE - gap * (columns - 1)) / columns
+    width = min(width, 2.4, 2.4 * ratio)
+    titled = 0.13 if any(titles) else 0.0
+    height = width / ratio
+    below = titled + (0.19 if any(credits) else 0.0)
+    step = height + below + gap
+    rows = -(-len(photos) // columns)
+    fig = canvas(columns * (width + gap) - gap, rows * step - gap)
+    for number, photo in enumerate(photos):
+        left = number % columns * (width + gap)
+        top = number // columns * step
+        axes = place_axes(fig, left, top, width, height)
+        show_photo(axes, photo, ratio, frames[number])
+        colour, symbol = relevance_mark(frames[number] or "unknown")
+        title = f"{symbol} {titles[number]}" if titles[number] else ""
+        top += height + 0.03
+        style = {"size": 6 if width > 1 else 5, "color": colour, "keep": 3}
+        write_text(fig, title, left, top, width, **style)
+        style = {"size": 4, "lines": 2, "color": GREY}
+        write_text(fig, credits[number], left, top + titled, width, **style)
+    return fig
+
+
+def cam_overlays(
+    photo: np.ndarray,
+    cams: Mapping[str, np.ndarray],
+    *,
+    box: Box | None = None,
+    credit: str = "",
+    columns: int = 4,
+    probabilities: Mapping[str, float] | Sequence[float] | None = None,
+) -> Figure:
+    """The photo, then each class activation map over it, on one colour scale.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        cams: class name -> (h, w) map of the whole photo.
+        box: query box in pixels of the photo.
+        credit: photographer and licence.
+        columns: pictures a row, the photo included.
+        probabilities: of the classes, by name or in the order of `cams`.
+    """
+    check_photo(photo)
+    if not cams:
+        raise ValueError("`cams` is empty: there is no class map to draw.")
+    maps = {name: check_map(cam, name) for name, cam in cams.items()}
+    if probabilities is not None and not isinstance(probabilities, Mapping):
+        probabilities = dict(zip(maps, probabilities, strict=True))
+    norm = heat_scale(list(maps.values()))
+    columns = max(1, min(columns, 1 + len(maps)))
+    rows = -(-(1 + len(maps)) // columns)
+    ratio, gap, above = common_ratio([photo]), 0.1, 0.16
+    bar = 0.6
+    # Neither wider nor higher than 2.4 inches.
+    width = (PAGE - bar - gap * (columns - 1)) / columns
+    width = min(width, 2.4, 2.4 * ratio)
+    step = above + width / ratio + gap
+    fig = canvas(columns * (width + gap) - gap + bar, rows * step + 0.05)
+    for number, name in enumerate(["", *maps]):
+        left, top = number % columns * (width + gap), number // columns * step
+        title = name or ("Photo and query box" if box is not None else "Photo")
+        if name and probabilities is not None:
+            title = _with_share(name, probabilities.get(name), width)
+        write_text(fig, title, left, top, width, size=7)
+        axes = place_axes(fig, left, top + above, width, width / ratio)
+        show_photo(axes, photo, ratio, grey=bool(name))
+        if name:
+            draw_heat(axes, maps[name], photo.shape, norm)
+        if box is not None:
+            draw_box(axes, box, photo.shape, BLUE if not name else "white")
+    colours = ScalarMappable(norm, HEAT)
+    middle = (rows * step - width / ratio) / 2
+    axes = place_axes(fig, columns * (width + gap), middle, 0.09, width / ratio)
+    axes.grid(False)
+    _colour_bar(fig, colours, axes, "activation")
+    write_credit(fig, credit)
+    return fig
+
+
+def grid_overlay(
+    photo: np.ndarray, mask: np.ndarray, box: Box | None = None, credit: str = ""
+) -> Figure:
+    """The feature grid over the photo; cells of the query region are lit.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        mask: (h, w), above 0 in the cells of the region.
+        box: query box in pixels of the photo.
+        credit: photographer and licence.
+    """
+    height, width = check_photo(photo)
+    mask = check_map(mask, "mask") > 0
+    rows, columns = mask.shape
+    ratio = common_ratio([photo])
+    size = min(COLUMN, COLUMN * ratio)
+    fig = canvas(COLUMN, size / ratio + 0.3)
+    title = f"{mask.sum()} of {rows} x {columns} cells are in the region"
+    write_text(fig, title, 0, 0, COLUMN, size=7)
+    axes = place_axes(fig, 0, 0.16, size, size / ratio)
+    show_photo(axes, photo, ratio)
+    veil = np.zeros((rows, columns, 4))
+    veil[~mask] = (0, 0, 0, 0.6)
+    axes.imshow(veil, extent=(0, width, height, 0), interpolation="nearest")
+    style = {"color": "white", "linewidth": 0.4, "alpha": 0.7}
+    axes.vlines(np.linspace(0, width, columns + 1), 0, height, **style)
+    axes.hlines(np.linspace(0, height, rows + 1), 0, width, **style)
+    if box is not None:
+        draw_box(axes, box, photo.shape, BLUE)
+    write_credit(fig, credit)
+    return fig
+
+
+def boxes_on_photo(
+    photo: np.ndarray,
+    boxes: Mapping[str, Box],
+    *,
+    heat: np.ndarray | None = None,
+    best: str | None = None,
+    credit: str = "",
+) -> Figure:
+    """Boxes of several thresholds on a photo, its heat map beside it (Fig. 3).
+
+    Args:
+        photo: (H, W, 3) uint8.
+        boxes: label -> (x1, y1, x2, y2) in pixels of the photo.
+        heat: (h, w), the map that the boxes were cut from.
+        best: label of the box that matched best; drawn thick.
+        credit: photographer and licence.
+
+    Raises:
+        ValueError: if a box is not in the photo or `best` is not a label of `boxes`.
+    """
+    height, width = check_photo(photo)
+    if best is not None and best not in boxes:
+        raise ValueError(f"`best` must be one of {', '.join(boxes)}; got {best!r}.")
+    styles = {
+        label: {
+            "color": COLOURS[number % len(COLOURS)],
+            "linewidth": 2.6 if label == best else 1.2,
+            "linestyle": "-" if label == best else DASHES[number % len(DASHES)],
+        }
+        for number, label in enumerate(boxes)
+    }
+    panels = 1 if heat is None else 2
+    ratio = common_ratio([photo])
+    size = min(3.0, 3.0 * ratio)
+    legend = 1.15
+    fig = canvas(panels * (size + 0.1) + legend, size / ratio + 0.3)
+    for panel in range(panels):
+        left = panel * (size + 0.1)
+        title = "Heat map (mean CAM)" if panel else "Boxes of the thresholds"
+        write_text(fig, title, left, 0, size, size=7)
+        axes = place_axes(fig, left, 0.16, size, size / ratio)
+        show_photo(axes, photo, ratio, grey=panel > 0)
+        if panel:
+            cam = check_map(heat, "heat")
+            draw_heat(axes, cam, photo.shape, heat_scale([cam]))
+        for label, box in boxes.items():
+            draw_box(axes, box, (height, width), **styles[label])
+    left = panels * (size + 0.1)
+    if not boxes:
+        write_text(fig, "no box", left, 0.16, legend, size=6.5)
+    axes = place_axes(fig, left, 0.16, legend, size / ratio)
+    axes.axis("off")
+    for label, style in styles.items():
+        name = f"{label} (best)" if label == best else label
+        axes.plot([], [], label=fit_line(plain_text(name), legend - 0.4, 6.5), **style)
+    if boxes:
+        axes.legend(loc="upper left", borderaxespad=0, borderpad=0, fontsize=6.5)
+    write_credit(fig, credit)
+    return fig
+
+
+def _colour_bar(fig: Figure, mappable, axes: Axes, label: str) -> None:
+    bar = fig.colorbar(mappable, cax=axes)
+    bar.set_label(label, fontsize=6.5)
+    bar.ax.tick_params(labelsize=6, length=2)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+
+
+def _with_share(name: str, share: float | None, width: float) -> str:
+    """A class name with its probability, which is never cut off."""
+    if share is None:
+        return name
+    end = f" {share:.0%}" if share >= 0.005 else " <1%"
+    return fit_line(plain_text(name), width - text_width(end, 7), 7) + end

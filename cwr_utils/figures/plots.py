@@ -1,0 +1,449 @@
+"""Figures of numbers: tables of methods, ablations, AP, spectra, similarities."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cwr_utils.arrays import check_shape, l2_normalize
+from cwr_utils.figures.style import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    COLUMN,
+    DASHES,
+    GREY,
+    HEAT,
+    MARKERS,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+)
+from cwr_utils.figures.text import fit_line, plain_text, text_width
+
+_AXES = {
+    "num_classes": "$N_C$, classes in a descriptor",
+    "dimensions": "$D$, dimensions after whitening",
+}
+_AGGREGATIONS = {
+    "offline": "Offline aggregation (OfA)",
+    "online": "Online aggregation (OnA)",
+    "theme": "Theme list",
+}
+_FAMILIES = {
+    "global": "#B5B5B5",
+    "global + PCA": "#7F7F7F",
+    "regions": ORANGE,
+    "class vectors, offline": SKY,
+    "class vectors, theme": PURPLE,
+    "class vectors, online": BLUE,
+}
+
+
+def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
+    """Channel weights (Eq. 3), sorted, and one set against the other.
+
+    Args:
+        weights: label -> (K,), for example of the full image and of the query region.
+            The scatter plot is drawn for exactly two.
+    """
+    arrays = {
+        name: np.asarray(values, np.float64)
+        for name, values in weights.items()
+        if check_shape(values, "K", f"weights[{name!r}]")
+    }
+    if not arrays:
+        raise ValueError("`weights` is empty: there is nothing to draw.")
+    pair = len(arrays) == 2 and len({len(values) for values in arrays.values()}) == 1
+    fig, panels = plt.subplots(
+        1,
+        1 + pair,
+        figsize=(PAGE if pair else COLUMN, 2.6),
+        squeeze=False,
+        layout="constrained",
+    )
+    axes = panels[0, 0]
+    for number, (name, values) in enumerate(arrays.items()):
+        style = {"linestyle": DASHES[number % len(DASHES)]}
+        label = fit_line(plain_text(name), 1.4, 7)
+        axes.plot(np.sort(values)[::-1], label=label, **style)
+    axes.set(xlabel="channel, sorted by weight", ylabel="weight (Eq. 3)")
+    axes.legend()
+    if pair:
+        axes = panels[0, 1]
+        (first, x), (second, y) = arrays.items()
+        axes.scatter(x, y, s=6, alpha=0.5, color=BLUE, linewidths=0)
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        axes.plot([low, high], [low, high], "--", color=GREY, label="equal")
+        axes.legend(loc="upper left")
+        names = [fit_line(plain_text(name), 2.0, 8) for name in (first, second)]
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.set_title("each dot is a channel")
+    return fig
+
+
+def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
+    """What whitening does to the spread of vectors and to their similarities.
+
+    Args:
+        before: (n, K) vectors.
+        after: (n, D), the same vectors whitened.
+    """
+    number, _ = check_shape(before, "n K", "before")
+    check_shape(after, f"{number} D", "after")
+    if number < 2:
+        raise ValueError(f"`before` needs at least 2 vectors to compare; got {number}.")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6), layout="constrained")
+    lowest = 0.0
+    for label, array, colour, dash in (
+        ("before", before, ORANGE, "--"),
+        ("after", after, BLUE, "-"),
+    ):
+        vectors = np.asarray(array, np.float64)
+        variances = np.linalg.eigvalsh(np.atleast_2d(np.cov(vectors.T)))[::-1]
+        # n vectors span n - 1 axes; the others hold rounding errors.
+        spread = np.sqrt(np.clip(variances[: number - 1], 0, None))
+        spread[spread < 1e-6 * spread.max()] = np.nan
+        left.plot(1 + np.arange(len(spread)), spread, dash, color=colour, label=label)
+        # A thousand vectors are half a million pairs: more change nothing to see.
+        some = l2_normalize(vectors[:: -(-number // 1000)])
+        pairs = (some @ some.T)[np.triu_indices(len(some), 1)]
+        lowest = min(lowest, float(pairs.min()))
+        counts, edges = np.histogram(np.clip(pairs, -1, 1), np.linspace(-1, 1, 101))
+        counts = counts / counts.max()
+        right.stairs(counts, edges, fill=True, alpha=0.3, color=colour)
+        style = {"color": colour, "linestyle": dash, "linewidth": 1.2}
+        right.stairs(counts, edges, label=label, **style)
+    left.set_yscale("log")
+    left.set(xlabel="principal axis", ylabel="standard deviation")
+    right.set(xlabel="cosine similarity of two vectors", ylabel="pairs (peak = 1)")
+    right.set(xlim=(max(-1, lowest - 0.05), 1.02), ylim=(0, 1.05))
+    for axes in (left, right):
+        axes.legend()
+    return fig
+
+
+def method_bars(
+    table: pd.DataFrame, reference: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw mAP of methods as horizontal bars, in the order of the table.
+
+    Args:
+        table: columns `method` and `mAP`.
+        reference: published values. A name that is a method of the table is drawn as a
+            diamond on its bar, any other as a hollow bar of its own.
+    """
+    _check_columns(table, ("method", "mAP"))
+    names = [str(name) for name in table["method"]]
+    values = table["mAP"].to_numpy(np.float64)
+    reference = dict(reference or {})
+    others = {name: value for name, value in reference.items() if name not in names}
+    labels = [fit_line(plain_text(name), 2.2, 7) for name in [*names, *others]]
+    everything = np.concatenate([values, list(reference.values())])
+    if not len(labels):
+        raise ValueError("`table` has no rows: there is no method to draw.")
+    scale = 1.0 if np.nanmax(np.nan_to_num(everything)) <= 1 else 100.0
+    words = max(text_width(label, 7) for label in labels)
+    size = (max(COLUMN, 2.9 + words), 0.85 + 0.19 * len(labels))
+    fig, axes = plt.subplots(figsize=size, layout="constrained")
+    rows = np.arange(len(labels))
+    families = [_family(name) for name in names]
+    for family in dict.fromkeys(families):
+        mine = [row for row, other in enumerate(families) if other == family]
+        axes.barh(
+            rows[mine],
+            np.nan_to_num(values[mine]),
+            0.72,
+            label=family,
+            color=_FAMILIES[family],
+        )
+    if others:
+        axes.barh(
+            rows[len(names) :],
+            list(others.values()),
+            0.72,
+            label="published",
+            facecolor="none",
+            edgecolor=BLACK,
+            hatch="////",
+            linewidth=0.6,
+        )
+    marks = [
+        (names.index(name), value) for name, value in reference.items() if name in names
+    ]
+    if marks:
+        axes.plot(
+            [value for _, value in marks],
+            [row for row, _ in marks],
+            "D",
+            color=BLACK,
+            markersize=4.5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            label=None if others else "published",
+        )
+    ends = dict(marks)
+    for row, value in enumerate([*values, *others.values()]):
+        end = np.nanmax([value, ends.get(row, value), 0.0])
+        text = "n/a" if np.isnan(value) else f"{value:.{3 if scale == 1 else 1}f}"
+        axes.annotate(
+            text,
+            (end, row),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=6.5,
+        )
+    axes.set_yticks(rows, labels)
+    axes.set(xlim=(0, scale * 1.1), ylim=(len(labels) - 0.4, -0.6))
+    axes.set_xticks(np.linspace(0, scale, 6))
+    axes.set_xlabel("mAP" if scale == 1 else "mAP (%)")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    columns = 3 if size[0] > 4.2 else 2
+    fig.legend(loc="outside upper center", ncols=columns, fontsize=6.5)
+    return fig
+
+
+def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
+    """Draw mAP against N_C: a line an N_pca, a panel an aggregation (Fig. 4).
+
+    Args:
+        table: columns `aggregation`, `num_whitening_classes`, `mAP` and `x`.
+        x: what to draw mAP against, "num_classes" (N_C) or "dimensions" (D).
+
+    Raises:
+        ValueError: if a column is missing, `x` unknown or the table empty.
+    """
+    if x not in _AXES:
+        raise ValueError(f"`x` must be one of {', '.join(_AXES)}; got {x!r}.")
+    _check_columns(table, ("aggregation", "num_whitening_classes", "mAP", x))
+    kinds = list(dict.fromkeys(table["aggregation"]))
+    if not kinds:
+        raise ValueError("`table` has no rows: there is no curve to draw.")
+    size = (min(PAGE, 0.7 + 2.5 * len(kinds)), 2.7)
+    options = {"sharey": True, "squeeze": False, "layout": "constrained"}
+    fig, panels = plt.subplots(1, len(kinds), figsize=size, **options)
+    counts = sorted(table["num_whitening_classes"].unique())
+    places = sorted(table[x].unique())
+    for axes, kind in zip(panels[0], kinds, strict=True):
+        mine = table[table["aggregation"] == kind]
+        for number, count in enumerate(counts):
+            line = mine[mine["num_whitening_classes"] == count].sort_values(x)
+            axes.plot(
+                line[x],
+                line["mAP"],
+                label=f"$N_{{pca}}$ = {count}",
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle=DASHES[number % len(DASHES)],
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [str(place) for place in places])
+        axes.set_xlim(min(places) / 1.2, max(places) * 1.2)
+        axes.minorticks_off()
+        axes.set_xlabel(_AXES[x])
+        axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
+    panels[0, 0].set_ylabel("mAP")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    columns = min(len(counts), 3 if len(kinds) == 1 else 6)
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
+    return fig
+
+
+def ap_bars(per_query: pd.DataFrame) -> Figure:
+    """AP of each query, best first; methods are dots joined by a line.
+
+    Args:
+        per_query: columns `query`, `method`, `ap`; an AP of NaN (a query without
+            positives) is written as such.
+
+    Raises:
+        ValueError: if columns are missing, a query and method occur twice, or there are
+            more methods than colours.
+    """
+    _check_columns(per_query, ("query", "method", "ap"))
+    methods = list(dict.fromkeys(per_query["method"]))
+    if not 1 <= len(methods) <= len(COLOURS):
+        raise ValueError(
+            f"`per_query` must have 1 to {len(COLOURS)} methods; got {len(methods)}."
+        )
+    if per_query.duplicated(["query", "method"]).any():
+        raise ValueError("`per_query` has two rows for one query and method.")
+    wide = per_query.pivot(index="query", columns="method", values="ap")[methods]
+    order = wide.mean(axis=1).sort_values(ascending=False, kind="stable")
+    wide = wide.loc[order.index]
+    labels = [fit_line(plain_text(query), 1.5, 6, keep=3) for query in wide.index]
+    words = max(text_width(label, 6) for label in labels)
+    fig, axes = plt.subplots(
+        figsize=(COLUMN + max(0.0, words - 0.6), 0.85 + 0.14 * len(labels)),
+        layout="constrained",
+    )
+    rows = np.arange(len(labels))
+    values = wide.to_numpy(np.float64)
+    known = ~np.isnan(values).all(axis=1)
+    if len(methods) > 1:
+        low = np.nanmin(values[known], axis=1)
+        high = np.nanmax(values[known], axis=1)
+        axes.hlines(rows[known], low, high, color="#BBBBBB", linewidth=1.6)
+    for number, method in enumerate(methods):
+        name = fit_line(plain_text(method), 2.0, 6.5)
+        name += f" (mAP {wide[method].mean():.3f})"
+        colour = COLOURS[number]
+        if len(methods) == 1:
+            axes.barh(rows, np.nan_to_num(values[:, 0]), 0.7, color=colour, label=name)
+            continue
+        axes.plot(
+            values[:, number],
+            rows,
+            MARKERS[number],
+            color=colour,
+            label=name,
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            clip_on=False,
+        )
+    for row in rows[~known]:
+        axes.text(0.02, row, "no positives", va="center", fontsize=6, color=GREY)
+    axes.set_yticks(rows, labels, fontsize=6)
+    axes.set(xlim=(0, 1.02), ylim=(len(labels) - 0.4, -0.6), xlabel="average precision")
+    axes.tick_params(axis="y", length=0)
+    fig.legend(loc="outside upper center", ncols=1, fontsize=6.5)
+    return fig
+
+
+def similarity_matrix(
+    matrix: np.ndarray, labels: Sequence[str], title: str = ""
+) -> Figure:
+    """Cosine similarities of descriptors, for example of one photo for several N_C.
+
+    Args:
+        matrix: (n, n).
+        labels: of rows and columns.
+        title: above the matrix.
+    """
+    number = len(labels)
+    check_shape(matrix, f"{number} {number}", "matrix")
+    matrix = np.asarray(matrix, np.float64)
+    if not np.isfinite(matrix).any():
+        raise ValueError("`matrix` has no number in it: there is nothing to draw.")
+    shown = [fit_line(plain_text(label), 1.2, 6.5, keep=3) for label in labels]
+    words = max((text_width(label, 6.5) for label in shown), default=0)
+    side = min(4.5, max(1.8, 0.32 * number))
+    fig, axes = plt.subplots(
+        figsize=(side + words + 0.8, side + words + 0.4), layout="constrained"
+    )
+    # From the lowest tenth, so that small differences show.
+    low = min(0.9, np.floor(10 * np.nanmin(matrix)) / 10)
+    drawn = axes.imshow(matrix, vmin=low, vmax=1, cmap=HEAT, interpolation="nearest")
+    axes.grid(False)
+    axes.set_xticks(range(number), shown, rotation=90, fontsize=6.5)
+    axes.set_yticks(range(number), shown, fontsize=6.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if number <= 12:
+        for (row, column), value in np.ndenumerate(matrix):
+            dark = value < low + 0.6 * (1 - low)
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=5.5,
+                color="white" if dark else BLACK,
+            )
+    if title:
+        axes.set_title(fit_line(plain_text(title), side + words, 8))
+    bar = fig.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("cosine similarity")
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return fig
+
+
+def class_frequencies(names: Sequence[str], shares: Sequence[float]) -> Figure:
+    """Share of queries that have each class among their top classes (Fig. 5a).
+
+    Args:
+        names: classes, most frequent first.
+        shares: in [0, 1], one for each name.
+    """
+    values = np.asarray(shares, np.float64)
+    check_shape(values, f"{len(names)}", "shares")
+    if not len(names):
+        raise ValueError("`names` is empty: there is no class to draw.")
+    flat = len(names) <= 20
+    size, limit = (6.5, 1.4) if flat else (6, 1.0)
+    labels = [fit_line(plain_text(name), limit, size) for name in names]
+    places = np.arange(len(names))
+    if flat:
+        inches = (COLUMN, 0.55 + 0.155 * len(names))
+        fig, axes = plt.subplots(figsize=inches, layout="constrained")
+        axes.barh(places, values, 0.75, color=BLUE)
+        axes.set_yticks(places, labels, fontsize=size)
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1), xlabel="share of queries")
+    else:
+        inches = (max(PAGE, 0.6 + 0.105 * len(names)), 2.6)
+        fig, axes = plt.subplots(figsize=inches, layout="constrained")
+        axes.bar(places, values, 0.75, color=BLUE)
+        axes.set_xticks(places, labels, rotation=90, fontsize=size)
+        axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(0, 1), ylabel="share of queries")
+    axes.tick_params(axis="y" if flat else "x", length=0)
+    axes.grid(axis="y" if flat else "x", visible=False)
+    return fig
+
+
+def precision_recall(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> Figure:
+    """Precision against recall.
+
+    Args:
+        curves: label -> (recall, precision), two arrays of one length.
+    """
+    if not curves:
+        raise ValueError("`curves` is empty: there is nothing to draw.")
+    fig, axes = plt.subplots(
+        figsize=(COLUMN, 2.5 + 0.15 * len(curves)), layout="constrained"
+    )
+    for number, (name, (recall, precision)) in enumerate(curves.items()):
+        (size,) = check_shape(np.asarray(recall), "n", f"recall of {name}")
+        check_shape(np.asarray(precision), f"{size}", f"precision of {name}")
+        axes.plot(
+            recall,
+            precision,
+            label=fit_line(plain_text(name), 2.6, 7),
+            clip_on=False,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=DASHES[number % len(DASHES)],
+            marker=MARKERS[number % len(MARKERS)] if size <= 15 else None,
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    fig.legend(loc="outside upper center", ncols=1)
+    return fig
+
+
+def _family(method: str) -> str:
+    low = method.lower()
+    if low.startswith(("ona", "online")):
+        return "class vectors, online"
+    if low.startswith(("ofa", "offline")):
+        return "class vectors, offline"
+    if low.startswith("theme"):
+        return "class vectors, theme"
+    if low.startswith(("r-mac", "rmac")):
+        return "regions"
+    return "global + PCA" if "pca" in low else "global"
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ValueError(
+            f"The table needs the columns {', '.join(columns)}; it lacks "
+            f"{', '.join(missing)} and has {', '.join(map(str, table.columns))}."
+        )

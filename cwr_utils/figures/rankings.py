@@ -1,0 +1,173 @@
+"""Result strips: a query and what was found for it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cwr_utils.figures.canvas import (
+    CREDIT_SIZE,
+    canvas,
+    check_photo,
+    common_ratio,
+    draw_box,
+    fill_list,
+    place_axes,
+    relevance_mark,
+    show_photo,
+    write_text,
+)
+from cwr_utils.figures.style import BLUE, GREY, PAGE, SOFT
+from cwr_utils.figures.text import line_height, plain_text, wrap_text
+from cwr_utils.images import Box
+
+
+def result_strip(
+    query_photo: np.ndarray,
+    photos: Sequence[np.ndarray],
+    relevance: Sequence[str],
+    scores: Sequence[float] | None,
+    names: Sequence[str] = (),
+    credits: Sequence[str] = (),
+    query_box: Box | None = None,
+    title: str = "",
+) -> Figure:
+    """The query and its best results, framed by relevance, with rank and score.
+
+    Args:
+        query_photo: (H, W, 3) uint8.
+        photos: results, best first, (H, W, 3) uint8 each.
+        relevance: one of `RELEVANCE` for each result.
+        scores: one for each result, or None.
+        names: of the results, or none.
+        credits: of the results, or of the query and the results, or none.
+        query_box: in pixels of the query photo.
+        title: above the strip.
+
+    Raises:
+        ValueError: if the lists have different lengths or a relevance is unknown.
+    """
+    row = _check_strip(
+        query_photo, photos, relevance, scores, names, credits, query_box, title
+    )
+    return _strips([row], columns=5)
+
+
+def result_strips(rows: Sequence[Mapping]) -> Figure:
+    """Several strips, one below the other, all pictures of one size.
+
+    Args:
+        rows: keywords of `result_strip`, one mapping a row.
+    """
+    if not rows:
+        raise ValueError("`rows` is empty: there is no result strip to draw.")
+    checked = [_check_strip(**{"scores": None, **row}) for row in rows]
+    most = max(len(row["photos"]) for row in checked)
+    return _strips(checked, columns=min(max(most, 1), 10))
+
+
+def _strips(rows: Sequence[Mapping], columns: int) -> Figure:
+    """Strips of checked rows; more results than `columns` go on to the next line."""
+    ratio = common_ratio(
+        [photo for row in rows for photo in (row["query_photo"], *row["photos"])]
+    )
+    lines = max(1, *(-(-len(row["photos"]) // columns) for row in rows))
+    big = min(lines, 2)  # the query is as high as two lines of results
+    gap, apart = 0.07, 0.15
+    width = min(1.3, (PAGE - apart - gap * (columns + big - 2)) / (columns + big))
+    height = width / ratio
+    query_width = big * (width + gap) - gap
+    page = query_width + apart + columns * (width + gap) - gap
+    caption = 0.25 if any(any(row["names"]) for row in rows) else 0.14
+    step = height + caption + gap
+    query_step = query_width / ratio + caption + gap
+    strip = max(lines * step, query_step)
+    heads = [0.17 if row["title"] else 0.0 for row in rows]
+    notes = wrap_text(plain_text(_credit_text(rows)), page, CREDIT_SIZE, lines=99)
+    note_height = line_height(CREDIT_SIZE)
+    fig = canvas(page, sum(heads) + len(rows) * strip + len(notes) * note_height)
+
+    top = 0.0
+    for row, head in zip(rows, heads, strict=True):
+        write_text(fig, row["title"], 0, top, page, size=8, weight="bold")
+        top += head
+        axes = place_axes(fig, 0, top, query_width, query_width / ratio)
+        show_photo(axes, row["query_photo"], ratio, "query")
+        if row["query_box"] is not None:
+            draw_box(axes, row["query_box"], row["query_photo"].shape, BLUE)
+        style = {"size": 6, "color": BLUE, "weight": "bold"}
+        below = top + query_width / ratio + 0.04
+        write_text(fig, "query", 0, below, query_width, **style)
+        for number, photo in enumerate(row["photos"]):
+            left = query_width + apart + number % columns * (width + gap)
+            above = top + number // columns * step
+            kind, score = row["relevance"][number], row["scores"][number]
+            axes = place_axes(fig, left, above, width, height)
+            show_photo(axes, photo, ratio, kind)
+            colour, symbol = relevance_mark(kind)
+            below = above + height + 0.04
+            style = {"size": 6, "color": colour, "weight": "bold"}
+            write_text(fig, f"{number + 1} {symbol}", left, below, width, **style)
+            if score is not None and np.isfinite(score):
+                style = {"size": 6, "color": SOFT, "align": "right"}
+                write_text(fig, f"{score:.2f}", left, below, width, **style)
+            style = {"size": 4.5, "color": SOFT, "keep": 3}
+            write_text(fig, row["names"][number], left, below + 0.1, width, **style)
+        top += strip
+    # Already wrapped: the names in it stay as they are.
+    for number, line in enumerate(notes):
+        style = {"size": CREDIT_SIZE, "color": GREY}
+        write_text(fig, line, 0, top + number * note_height, 2 * page, **style)
+    return fig
+
+
+def _check_strip(
+    query_photo,
+    photos,
+    relevance,
+    scores,
+    names=(),
+    credits=(),
+    query_box=None,
+    title="",
+) -> dict:
+    """A row of `result_strips` with every list as long as the results."""
+    check_photo(query_photo, "query_photo")
+    for number, photo in enumerate(photos):
+        check_photo(photo, f"photos[{number}]")
+    if len(relevance) != len(photos):
+        raise ValueError(
+            f"`relevance` must have one entry for each of the {len(photos)} photos; "
+            f"got {len(relevance)}."
+        )
+    for kind in relevance:
+        relevance_mark(kind)
+    own = ""
+    if len(credits) == len(photos) + 1:
+        own, credits = credits[0], credits[1:]
+    scores = [None] * len(photos) if scores is None or not len(scores) else scores
+    return {
+        "query_photo": query_photo,
+        "photos": list(photos),
+        "relevance": list(relevance),
+        "scores": fill_list(scores, photos, "scores"),
+        "names": fill_list(names, photos, "names"),
+        "credits": fill_list(credits, photos, "credits"),
+        "query_credit": own,
+        "query_box": query_box,
+        "title": title,
+    }
+
+
+def _credit_text(rows: Sequence[Mapping]) -> str:
+    """Each photographer once, with what the photo is called or its rank."""
+    found: list[str] = []
+    for row in rows:
+        if row["query_credit"]:
+            found.append(f"query: {row['query_credit']}")
+        pairs = zip(row["names"], row["credits"], strict=True)
+        for rank, (name, credit) in enumerate(pairs, start=1):
+            label = name or (str(rank) if len(rows) == 1 else "")
+            if credit:
+                found.append(f"{label}: {credit}" if label else credit)
+    return f"Photos: {'; '.join(dict.fromkeys(found))}." if found else ""

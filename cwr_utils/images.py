@@ -1,0 +1,376 @@
+"""Pictures: decoding, resize policies, and query boxes on the feature grid.
+
+Boxes are ``(x1, y1, x2, y2)`` in pixels of the original image, floats, exclusive
+end. Sizes are ``(width, height)``, as in the files; arrays are (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+Box = tuple[float, float, float, float]
+Cells = tuple[int, int, int, int]
+Size = tuple[int, int]
+
+# Every new input shape costs a compilation of the graph: sides that keep the aspect
+# ratio are rounded, so that few shapes occur. 16 is also the stride of most layers.
+SIDE_MULTIPLE = 16
+MIN_SIDE = 32
+
+# Official Oxford boxes stick out of their image by a fraction of a pixel.
+BOX_TOLERANCE = 1.0
+
+# Far below a pixel, far above the rounding error of a division: a box that ends
+# exactly on the border of a cell does not touch the next cell.
+_CELL_EPSILON = 1e-9
+
+_ORIENTATION_TAG = 0x0112
+_TAIL_BYTES = 65536
+_PNG_END = b"IEND\xaeB`\x82"
+# In JPEG scan data 0xFF is followed by 0x00, a restart marker or fill bytes; any
+# other byte starts the marker that ends the scan.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+class ImageError(ValueError):
+    """An image file is missing, empty, truncated, or no image at all."""
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode a picture, upright (EXIF orientation applied).
+
+    Returns:
+        (H, W, 3) uint8, RGB. Grey pictures are repeated, transparency is dropped.
+
+    Raises:
+        ImageError: if the file is missing, empty, truncated or no image. (OpenCV
+            alone would return a truncated JPEG with its lower part grey.)
+    """
+    check_image(path)
+    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ImageError(f"{path}: OpenCV cannot decode it ({error.err}).") from error
+    if image is None:
+        raise ImageError(f"{path}: the image data cannot be decoded (damaged file?).")
+    # One reader of the EXIF tag for pixels and sizes, so that they always agree.
+    image = _upright(image, _read_header(path)[1])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def image_size(path: str | Path) -> Size:
+    """(width, height) as `read_image` would return it, from the header only.
+
+    Raises:
+        ImageError: if the file is missing, empty or its header is no image's.
+    """
+    (width, height), orientation = _read_header(path)
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def check_image(path: str | Path) -> None:
+    """Check a file cheaply: header, and the end-of-file marker of its format.
+
+    JPEG, PNG, WebP and BMP files that stop early are found without decoding them.
+    Damage in the middle of the data is found by `read_image` only.
+
+    Raises:
+        ImageError: what is wrong with the file.
+    """
+    _read_header(path)
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+        length = file.seek(0, 2)
+        file.seek(max(0, length - _TAIL_BYTES))
+        tail = file.read()
+    if head.startswith(b"\xff\xd8"):
+        # Cameras may append zeros or a second picture after the end marker; only
+        # then the whole file has to be walked through.
+        whole = tail.rstrip(b"\x00").endswith(b"\xff\xd9") or _jpeg_is_complete(
+            _read_bytes(path)
+        )
+    elif head.startswith(b"\x89PNG"):
+        whole = _PNG_END in tail
+    elif head.startswith(b"RIFF"):  # WebP
+        whole = length >= struct.unpack("<I", head[4:8])[0] + 8
+    elif head.startswith(b"BM"):
+        whole = length >= struct.unpack("<I", head[2:6])[0]
+    else:
+        whole = True
+    if not whole:
+        raise ImageError(
+            f"{path}: the file is truncated ({length} bytes, its end is missing); "
+            "copy or download it again."
+        )
+
+
+@dataclass(frozen=True)
+class ResizePolicy:
+    """To which size an image is brought before the network sees it.
+
+    `mode` "fixed": `sides` = (longer, shorter), and the aspect ratio is given up, as
+    in the authors' code (1024x720); the longer side goes to the width of landscape
+    and square images (height <= width), to the height of portrait ones. "shorter" or
+    "longer": that side becomes `sides[0]` and the aspect ratio stays. "native": the
+    original size. All but "fixed" round each side to a multiple of 16, at least 32.
+
+    Write and read policies as text: "1024x720", "shorter:720", "longer:1024",
+    "native" (`parse` and `str`).
+    """
+
+    mode: str = "fixed"
+    sides: tuple[int, ...] = (1024, 720)
+
+    def __post_init__(self) -> None:
+        """Refuse policies that cannot be applied."""
+        expected = {"fixed": 2, "shorter": 1, "longer": 1, "native": 0}.get(self.mode)
+        if expected is None:
+            raise ValueError(
+                "`mode` must be 'fixed', 'shorter', 'longer' or 'native'; "
+                f"got {self.mode!r}."
+            )
+        if len(self.sides) != expected:
+            raise ValueError(
+                f"`sides` of mode {self.mode!r} needs {expected} numbers; "
+                f"got {self.sides}."
+            )
+        if any(side < MIN_SIDE for side in self.sides):
+            raise ValueError(f"Sides must be >= {MIN_SIDE} pixels; got {self.sides}.")
+        if self.mode == "fixed" and self.sides[0] < self.sides[1]:
+            raise ValueError(f"`sides` must be (longer, shorter); got {self.sides}.")
+
+    @classmethod
+    def parse(cls, text: str) -> ResizePolicy:
+        """Read a policy: "1024x720", "shorter:720", "longer:1024" or "native".
+
+        Raises:
+            ValueError: if `text` is none of these.
+        """
+        if text == "native":
+            return cls("native", ())
+        if match := re.fullmatch(r"(\d+)x(\d+)", text):
+            sides = sorted((int(number) for number in match.groups()), reverse=True)
+            return cls("fixed", tuple(sides))
+        if match := re.fullmatch(r"(shorter|longer):(\d+)", text):
+            return cls(match[1], (int(match[2]),))
+        raise ValueError(
+            "A resize policy is '1024x720', 'shorter:720', 'longer:1024' or 'native'; "
+            f"got {text!r}."
+        )
+
+    def __str__(self) -> str:
+        """The text that `parse` reads."""
+        if self.mode == "native":
+            return "native"
+        if self.mode == "fixed":
+            return "x".join(str(side) for side in self.sides)
+        return f"{self.mode}:{self.sides[0]}"
+
+    def target_size(self, width: int, height: int) -> Size:
+        """(width, height) that an image of this size is brought to."""
+        if width < 1 or height < 1:
+            raise ValueError(f"An image has at least 1x1 pixels; got {width}x{height}.")
+        if self.mode == "fixed":
+            longer, shorter = self.sides
+            return (longer, shorter) if height <= width else (shorter, longer)
+        scale = 1.0
+        if self.mode == "shorter":
+            scale = self.sides[0] / min(width, height)
+        elif self.mode == "longer":
+            scale = self.sides[0] / max(width, height)
+        return _round_side(width * scale), _round_side(height * scale)
+
+
+def resize_image(image: np.ndarray, policy: ResizePolicy) -> np.ndarray:
+    """Bring an image to the size that `policy` gives.
+
+    Args:
+        image: (H, W, 3) uint8.
+        policy: the target size.
+
+    Returns:
+        (H', W', 3) uint8; averaged over areas when shrinking, bilinear when enlarging.
+    """
+    height, width = image.shape[:2]
+    target = policy.target_size(width, height)
+    if target == (width, height):
+        return image
+    shrinks = target[0] * target[1] < width * height
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, target, interpolation=method)
+
+
+def check_box(box: Box, image_size: Size) -> Box:
+    """Check a query box against its image.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels of the original image, exclusive end.
+        image_size: (width, height) of the original image.
+
+    Returns:
+        The box as floats; what sticks out by one pixel or less is clipped.
+
+    Raises:
+        ValueError: if the box is empty, upside down, outside its image or not finite.
+    """
+    try:
+        x1, y1, x2, y2 = (float(number) for number in box)
+    except (TypeError, ValueError) as error:
+        message = f"A box is four numbers (x1, y1, x2, y2); got {box}."
+        raise ValueError(message) from error
+    width, height = image_size
+    shown = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+    if not all(math.isfinite(number) for number in (x1, y1, x2, y2)):
+        raise ValueError(f"Box {shown} must have finite numbers.")
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(
+            f"Box {shown} is empty or upside down; expected x1 < x2 and y1 < y2."
+        )
+    outside = max(-x1, -y1, x2 - width, y2 - height)
+    x1, y1 = max(x1, 0.0), max(y1, 0.0)
+    x2, y2 = min(x2, float(width)), min(y2, float(height))
+    if outside > BOX_TOLERANCE or x2 <= x1 or y2 <= y1:
+        raise ValueError(
+            f"Box {shown} is outside its image, which has {width}x{height} pixels."
+        )
+    return x1, y1, x2, y2
+
+
+def box_to_cells(box: Box, image_size: Size, grid_size: Size) -> Cells:
+    """Cells of the feature grid that a box touches, rounded outwards.
+
+    The grid is taken to span the whole image evenly. So the answer depends neither on
+    the resize policy nor on the stride: pixels of the original image map to cells in
+    one step. (Deviation: the authors' code divides original pixels by the stride and
+    drops partly covered cells.)
+
+    Args:
+        box: (x1, y1, x2, y2) in original pixels; see `check_box`.
+        image_size: (width, height) of the ORIGINAL image.
+        grid_size: (width, height) of the feature grid.
+
+    Returns:
+        (x1, y1, x2, y2) in cells, exclusive end; never empty, never outside the grid.
+    """
+    x1, y1, x2, y2 = check_box(box, image_size)
+    left, right = _span(x1, x2, image_size[0], grid_size[0])
+    top, bottom = _span(y1, y2, image_size[1], grid_size[1])
+    return left, top, right, bottom
+
+
+def cells_to_box(cells: Cells, image_size: Size, grid_size: Size) -> Box:
+    """The box in original pixels that these cells cover: `box_to_cells` backwards."""
+    scale_x = image_size[0] / grid_size[0]
+    scale_y = image_size[1] / grid_size[1]
+    x1, y1, x2, y2 = cells
+    return x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y
+
+
+def cell_mask(box: Box | None, image_size: Size, grid_size: Size) -> np.ndarray:
+    """The box as a mask on the feature grid; None is the whole image.
+
+    Returns:
+        (H, W) float32, 1 in the cells of `box_to_cells` and 0 elsewhere.
+    """
+    mask = np.zeros((grid_size[1], grid_size[0]), dtype=np.float32)
+    if box is None:
+        box = (0, 0, *image_size)
+    x1, y1, x2, y2 = box_to_cells(box, image_size, grid_size)
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+def crop_image(image: np.ndarray, box: Box) -> np.ndarray:
+    """Pixels inside a box, rounded outwards to whole pixels.
+
+    Args:
+        image: (H, W, 3).
+        box: (x1, y1, x2, y2) in pixels of this image; see `check_box`.
+
+    Returns:
+        (h, w, 3), a view into `image`.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = box_to_cells(box, (width, height), (width, height))
+    return image[y1:y2, x1:x2]
+
+
+def _span(start: float, end: float, pixels: int, cells: int) -> tuple[int, int]:
+    first = math.floor(start * cells / pixels + _CELL_EPSILON)
+    last = math.ceil(end * cells / pixels - _CELL_EPSILON)
+    first = min(max(first, 0), cells - 1)
+    return first, min(max(last, first + 1), cells)
+
+
+def _round_side(side: float) -> int:
+    return max(MIN_SIDE, SIDE_MULTIPLE * math.floor(side / SIDE_MULTIPLE + 0.5))
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _read_header(path: str | Path) -> tuple[Size, int]:
+    """(width, height) as stored, and the EXIF orientation 1..8 (1 = upright)."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            return image.size, orientation if orientation in range(1, 9) else 1
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file.") from error
+    except UnidentifiedImageError as error:
+        empty = Path(path).stat().st_size == 0
+        what = "the file is empty" if empty else "not an image that can be read"
+        raise ImageError(f"{path}: {what}.") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ImageError(f"{path}: its header cannot be read ({error}).") from error
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels upright (EXIF 2.3, tag 0x0112)."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    """Whether the end marker of the (first) picture is there, by walking markers."""
+    position = 2
+    while True:
+        while data[position : position + 2] == b"\xff\xff":  # fill bytes
+            position += 1
+        if position + 4 > len(data):
+            return data[position : position + 2] == b"\xff\xd9"
+        marker = data[position + 1]
+        if data[position] != 0xFF:
+            return False
+        if marker == 0xD9:
+            return True
+        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+        if marker == 0xDA:  # scan data follow, without a length
+            end = _JPEG_MARKER.search(data, position)
+            if end is None:
+                return False
+            position = end.start()

@@ -1,0 +1,84 @@
+"""Networks whose class activation maps are exact, under one interface.
+
+`load` makes a `CamNetwork`; `available` lists what it knows.
+"""
+
+import difflib
+import os
+from typing import Any
+
+from cwr_utils import backend  # noqa: F401  Keras is loaded there, first
+from cwr_utils.networks import (
+    densenet161,
+    efficientnet_lite,
+    keras_applications,
+    vgg16_cam,
+)
+from cwr_utils.networks.cam_network import (
+    CamNetwork,
+    FeatureLayer,
+    compile_options,
+    top_classes,
+)
+from cwr_utils.networks.check import check_top5
+from cwr_utils.networks.importers import WeightsError
+from cwr_utils.networks.importers.keras_file import save_weights
+
+__all__ = [
+    "CamNetwork",
+    "FeatureLayer",
+    "WeightsError",
+    "available",
+    "check_top5",
+    "compile_options",
+    "load",
+    "save_weights",
+    "top_classes",
+]
+
+
+def available() -> list[str]:
+    """Return the names that `load` knows."""
+    prefix = keras_applications.PREFIX
+    return [
+        *efficientnet_lite.SCALES,
+        vgg16_cam.NAME,
+        densenet161.NAME,
+        *(f"{prefix}{name}" for name in keras_applications.NAMES),
+    ]
+
+
+def load(
+    name: str,
+    weights: str | os.PathLike | None = "imagenet",
+    seed: int = 0,
+    **options: Any,
+) -> CamNetwork:
+    """Load a network by name.
+
+    Args:
+        name: one of `available`.
+        weights: "imagenet", None for random ones, or the path of a weight file.
+        seed: of the random weights; nothing else here is random.
+        options: what one network alone takes: `mean_order` of "vgg16-cam".
+
+    Returns:
+        The network, ready for `maps`.
+
+    Raises:
+        ValueError: if the name is unknown, or the network's CAM would not be exact.
+        WeightsError: if the weights cannot be had; it says what to do.
+    """
+    if name in efficientnet_lite.SCALES:
+        return efficientnet_lite.load(name, weights, seed, **options)
+    if name == vgg16_cam.NAME:
+        return vgg16_cam.load(weights, seed, **options)
+    if name == densenet161.NAME:
+        return densenet161.load(weights, seed, **options)
+    if name.startswith(keras_applications.PREFIX):
+        return keras_applications.load(name, weights, seed, **options)
+    similar = difflib.get_close_matches(name, available(), n=3, cutoff=0.4)
+    raise ValueError(
+        f"unknown network {name!r}; similar: {', '.join(similar) or 'none'}; "
+        f"all of them: {', '.join(available())}"
+    )

@@ -1,0 +1,338 @@
+"""A classifier whose decision splits exactly into class activation maps.
+
+Where a network ends in global average pooling (GAP) and one linear layer,
+
+    logit_c = bias_c + mean_ij CAM_c(i, j),   CAM_c = sum_m conv_m * w_mc
+
+(Zhou et al. 2016; Jimenez et al. 2017, Eq. 1): every cell votes for every class.
+`CamNetwork` holds such a network, cut before the GAP, with its linear layer.
+"""
+
+import difflib
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from cwr_utils.arrays import check_shape
+
+_NON_NEGATIVE_ACTIVATIONS = {
+    "relu",
+    "relu6",
+    "sigmoid",
+    "hard_sigmoid",
+    "softmax",
+    "softplus",
+    "exponential",
+}
+_POOLING = (
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.UpSampling2D,
+    keras.layers.Cropping2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Dropout,
+)
+_MERGING = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Concatenate,
+    keras.layers.Maximum,
+    keras.layers.Multiply,
+)
+_NOT_FEATURES = (
+    keras.layers.InputLayer,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+)
+
+
+@dataclass(frozen=True)
+class FeatureLayer:
+    """A layer that can be pooled.
+
+    Attributes:
+        name: what `CamNetwork.maps` takes.
+        channels: K.
+        stride: pixels of the input between two neighbouring cells.
+        non_negative: whether no value can be below 0; Eqs. 2-4 suppose so.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    non_negative: bool
+
+
+class CamNetwork:
+    """A network cut before its global average pooling, and its linear classifier.
+
+    Attributes:
+        name: the name that `load` took.
+        backbone: Keras model, preprocessed images (B, H, W, 3) -> the maps that
+            the GAP averages (B, H', W', M); any H, W.
+        class_weights: (M, C) float32; column c makes CAM_c (Eq. 1).
+        class_bias: (C,) float32; moves a logit, never a CAM.
+        class_names: C names.
+        weights_sha256: identifies the weights in a store's configuration.
+        default_layer: the layer pooled unless another is named: the paper's, or
+            else one with stride 16 and no negative values, like conv5_1 in the
+            paper's VGG-16.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: keras.Model,
+        class_weights: np.ndarray,
+        class_bias: np.ndarray,
+        class_names: Sequence[str],
+        preprocess: Callable[[Any], Any],
+        weights_sha256: str,
+        default_layer: str | None = None,
+    ) -> None:
+        """Hold the parts; nothing is computed.
+
+        Without a `default_layer` it is the widest layer with stride 16 and no
+        negative values, the last of equals.
+        """
+        expected = (backbone.output.shape[-1], len(class_names))
+        if class_weights.shape != expected or class_bias.shape != expected[1:]:
+            raise ValueError(
+                f"expected class weights {expected} and a bias {expected[1:]}; got "
+                f"{class_weights.shape} and {class_bias.shape}"
+            )
+        self.name = name
+        self.backbone = backbone
+        self.class_weights = np.asarray(class_weights, np.float32)
+        self.class_bias = np.asarray(class_bias, np.float32)
+        self.class_names = list(class_names)
+        self.weights_sha256 = weights_sha256
+        self._preprocess = preprocess
+        self._default_layer = default_layer
+        self._maps_models: dict[str, keras.Model] = {}
+
+    def __repr__(self) -> str:
+        """Name, sizes and default layer."""
+        maps, classes = self.class_weights.shape
+        return (
+            f"CamNetwork({self.name!r}, {maps} maps, {classes} classes, "
+            f"default layer {self.default_layer!r})"
+        )
+
+    def preprocess(self, images: Any) -> Any:
+        """Turn RGB images (B, H, W, 3), uint8 or float 0..255, into network input."""
+        return self._preprocess(ops.cast(images, keras.config.floatx()))
+
+    def feature_layers(self) -> list[FeatureLayer]:
+        """List the layers that can be pooled, from the input to the output."""
+        return list(self._feature_layers)
+
+    @functools.cached_property
+    def _feature_layers(self) -> tuple[FeatureLayer, ...]:
+        layers = [
+            layer
+            for layer in self.backbone.layers
+            if not isinstance(layer, _NOT_FEATURES)
+            and isinstance(layer.output, keras.KerasTensor)
+            and len(layer.output.shape) == 4
+        ]
+        probe = keras.Model(self.backbone.inputs, [layer.output for layer in layers])
+        small, large = (
+            [shape[1] for shape in probe.compute_output_shape((1, size, size, 3))]
+            for size in (512, 1024)
+        )
+        non_negative = _non_negative_tensors(self.backbone)
+        return tuple(
+            FeatureLayer(
+                layer.name,
+                int(layer.output.shape[-1]),
+                # Unpadded layers lose border cells, so that size / cells is not the
+                # stride; the pixels that buy one more cell are.
+                round(512 / (cells_large - cells_small)),
+                id(layer.output) in non_negative,
+            )
+            for layer, cells_small, cells_large in zip(
+                layers, small, large, strict=True
+            )
+            # A grid that does not grow is a gate (squeeze-and-excite), no map.
+            if cells_large > cells_small
+        )
+
+    @functools.cached_property
+    def default_layer(self) -> str:
+        """The given one, or the widest with stride 16 and no negative values.
+
+        A network that lacks such a layer falls back on what it has.
+        """
+        if self._default_layer:
+            return self._default_layer
+        layers = self._feature_layers
+        layers = [layer for layer in layers if layer.stride == 16] or layers
+        layers = [layer for layer in layers if layer.non_negative] or layers
+        # `max` keeps the first of equals.
+        return max(reversed(layers), key=lambda layer: layer.channels).name
+
+    def maps_model(self, layer: str | None = None) -> keras.Model:
+        """Build the graph from raw images to features, CAM maps and logits.
+
+        Args:
+            layer: a name out of `feature_layers`; None is `default_layer`.
+
+        Returns:
+            A Keras model, RGB images (B, H, W, 3), uint8 or float 0..255, any H and
+            W -> dictionary of float32 tensors: `features` (B, h, w, K), `cam_maps`
+            (B, H', W', M), `logits` (B, C) before softmax. The same object each
+            time, compiled with `compile_options`.
+
+        Raises:
+            ValueError: if there is no such layer; it lists similar names.
+        """
+        layer = layer or self.default_layer
+        if layer not in self._maps_models:
+            self._maps_models[layer] = self._build_maps_model(layer)
+        return self._maps_models[layer]
+
+    def _build_maps_model(self, layer: str) -> keras.Model:
+        names = [known.name for known in self._feature_layers]
+        if layer not in names:
+            similar = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
+            raise ValueError(
+                f"{self.name} has no feature layer {layer!r}; "
+                f"similar: {', '.join(similar) or 'none'}; "
+                "all of them: network.feature_layers()"
+            )
+        backbone = self.backbone
+        cut = keras.Model(
+            backbone.inputs, [backbone.get_layer(layer).output, backbone.output]
+        )
+        images = keras.Input((None, None, 3), name="images")
+        # Sums over a large grid overflow float16, hence the casts: with mixed
+        # precision the convolutions alone are half precision.
+        features, cam_maps = (
+            ops.cast(maps, "float32") for maps in cut(self.preprocess(images))
+        )
+        classifier = keras.layers.Dense(
+            len(self.class_names), name="logits", dtype="float32"
+        )
+        outputs = {
+            "features": features,
+            "cam_maps": cam_maps,
+            "logits": classifier(ops.mean(cam_maps, axis=(1, 2))),
+        }
+        classifier.set_weights([self.class_weights, self.class_bias])
+        model = keras.Model(images, outputs, name="maps")
+        model.compile(**compile_options())
+        return model
+
+    def maps(self, images: Any, layer: str | None = None) -> dict[str, np.ndarray]:
+        """Run `maps_model` on one batch.
+
+        Args:
+            images: (B, H, W, 3) RGB, uint8 or float 0..255.
+            layer: as in `maps_model`.
+
+        Returns:
+            The dictionary of `maps_model`, as float32 arrays.
+
+        Raises:
+            ValueError: if the images have another shape.
+        """
+        images = np.asarray(images)
+        check_shape(images, "B H W 3", "images")
+        return self.maps_model(layer).predict_on_batch(images)
+
+
+def compile_options() -> dict[str, bool]:
+    """Choose how Keras compiles a model on this machine: keywords of `compile`.
+
+    On an accelerator XLA fuses the graph. On a CPU, TensorFlow's oneDNN kernels
+    without XLA are about ten times faster than with it. JAX has no compiler but XLA:
+    without it every operation runs alone. PyTorch's compiler takes minutes, and
+    again for every image size, so it stays off.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        return {"jit_compile": backend == "jax"}
+    devices = keras.distribution.list_devices()
+    return {"jit_compile": any(not name.startswith("cpu") for name in devices)}
+
+
+def top_classes(logits: np.ndarray, n: int) -> np.ndarray:
+    """Return the `n` most probable classes of each image.
+
+    Args:
+        logits: (B, C), or probabilities: the order is the same.
+        n: how many, 1..C.
+
+    Returns:
+        (B, n) integers, the most probable first; of equals the lower index first.
+
+    Raises:
+        ValueError: if `logits` is not (B, C) or `n` is not in 1..C.
+    """
+    logits = np.asarray(logits)
+    _, classes = check_shape(logits, "B C", "logits")
+    if not 1 <= n <= classes:
+        raise ValueError(f"`n` must be in 1..{classes} classes; got {n}")
+    return np.argsort(-logits, axis=1, kind="stable")[:, :n]
+
+
+def randomize(model: keras.Model, seed: int) -> str:
+    """Give every kernel He-normal values (He et al. 2015) that `seed` determines.
+
+    NumPy draws them, so that every Keras backend gets the same network.
+
+    Returns:
+        What identifies these weights: the seed and a hash of the arrays.
+    """
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        shape = tuple(weight.shape)
+        if not weight.name.endswith("kernel"):
+            continue
+        # A depthwise filter sees one channel: its kernel is (h, w, C, 1).
+        depthwise = "depthwise" in weight.path or shape[-1] == 1
+        fan_in = math.prod(shape[:2] if depthwise else shape[:-1])
+        weight.assign(rng.standard_normal(shape, np.float32) * np.sqrt(2 / fan_in))
+    return f"random:seed={seed}:{hash_arrays(model.get_weights())}"
+
+
+def hash_arrays(arrays: Sequence[np.ndarray]) -> str:
+    """Return the SHA-256 of the shapes, types and values of `arrays`, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _non_negative_tensors(model: keras.Model) -> set[int]:
+    """Return the ids of the symbolic tensors that can hold no negative value."""
+    found: set[int] = set()
+    for layer in model.layers:  # a functional model lists them in order
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+        passes_on = isinstance(layer, _POOLING + _MERGING)
+        if _clips_negatives(layer) or (
+            passes_on and all(id(tensor) in found for tensor in inputs)
+        ):
+            found.add(id(layer.output))
+    return found
+
+
+def _clips_negatives(layer: keras.layers.Layer) -> bool:
+    if isinstance(layer, keras.layers.ReLU):
+        return not layer.negative_slope and layer.threshold >= 0
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", "") in _NON_NEGATIVE_ACTIVATIONS

@@ -1,0 +1,167 @@
+"""The networks of `keras.applications` that end in GAP + Dense.
+
+Only there is the class activation map exact. A normalisation, a second Dense or a
+nonlinearity between the GAP and the classes would make the CAM an approximation,
+so such networks are refused.
+"""
+
+import difflib
+import os
+import re
+import socket
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers
+
+from cwr_utils.networks.cam_network import CamNetwork, hash_arrays, randomize
+from cwr_utils.networks.imagenet import class_names
+from cwr_utils.networks.importers import WeightsError, keras_file, weights_folder
+
+PREFIX = "keras:"
+# Those that end in GAP + Dense; `load` looks at the network itself, not at this.
+NAMES = (
+    "DenseNet121",
+    "DenseNet169",
+    "DenseNet201",
+    *(f"EfficientNetB{i}" for i in range(8)),
+    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNetV2",
+    "ResNet50",
+    "ResNet50V2",
+    "ResNet101",
+    "ResNet101V2",
+    "ResNet152",
+    "ResNet152V2",
+    "Xception",
+)
+_DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
+
+
+def load(
+    name: str, weights: str | os.PathLike | None = "imagenet", seed: int = 0
+) -> CamNetwork:
+    """Load a network of `keras.applications`, e.g. "keras:ResNet50".
+
+    Args:
+        name: "keras:" and the name of the constructor.
+        weights: "imagenet" (Keras downloads them into its cache folder), None for
+            random ones, or a ``.weights.h5``, ``.h5`` or ``.keras`` file for the
+            network that the constructor builds with ``weights=None``. Keras scales
+            the input of EfficientNetB0-B7 differently for its ImageNet weights, so
+            those belong into the cache folder, not here.
+        seed: of the random weights.
+
+    Raises:
+        ValueError: if there is no such network, if it does not end in GAP + Dense,
+            or if it takes one input size only.
+        WeightsError: if the weights cannot be downloaded, or belong to another
+            network; it says which file is needed and where.
+    """
+    constructor, module = _find(name)
+    model = constructor(weights=None, classifier_activation=None)
+    if weights is None:
+        weights_id = randomize(model, seed)
+    elif weights == "imagenet":
+        _split(name, model)  # a network that is refused is not worth a download
+        model = _with_imagenet_weights(name, constructor)
+        weights_id = f"arrays:{hash_arrays(model.get_weights())}"
+    else:
+        weights_id = keras_file.load_weights(model, weights, name)
+    backbone, classifier = _split(name, model)
+    class_weights, class_bias = classifier.get_weights()
+    return CamNetwork(
+        name=name,
+        backbone=backbone,
+        class_weights=class_weights,
+        class_bias=class_bias,
+        class_names=class_names(),
+        preprocess=lambda images: module.preprocess_input(
+            images, data_format="channels_last"
+        ),
+        weights_sha256=weights_id,
+    )
+
+
+def _find(name: str) -> tuple[Callable[..., keras.Model], Any]:
+    """Find a constructor and the module that has its `preprocess_input`."""
+    wanted = name.removeprefix(PREFIX)
+    applications = {
+        key: value for key, value in vars(keras.applications).items() if callable(value)
+    }
+    if wanted not in applications:
+        similar = difflib.get_close_matches(wanted, applications, n=4, cutoff=0.4)
+        raise ValueError(
+            f"keras.applications has no network {wanted!r}; "
+            f"similar: {', '.join(similar) or 'none'}"
+        )
+    for module in vars(keras.applications).values():
+        if isinstance(module, types.ModuleType) and hasattr(module, wanted):
+            return applications[wanted], module
+    # MobileNetV3 is in no module of its own; it scales its input inside.
+    return applications[wanted], keras.applications.mobilenet_v3
+
+
+def _split(name: str, model: keras.Model) -> tuple[keras.Model, layers.Dense]:
+    """Split a model into what comes before the GAP, for any input size, and Dense.
+
+    Raises:
+        ValueError: if anything but dropout is between or behind them, or if the
+            layers do not fit together at every size.
+    """
+    classifier = model.layers[-1]
+    if not isinstance(classifier, layers.Dense):
+        raise ValueError(
+            f"{name} ends in the {type(classifier).__name__} layer "
+            f"{classifier.name!r}, not in GAP + Dense: its CAM is not exact"
+        )
+    before = classifier.input._keras_history.operation
+    while isinstance(before, layers.Dropout):
+        before = before.input._keras_history.operation
+    if not isinstance(before, layers.GlobalAveragePooling2D):
+        raise ValueError(
+            f"{name} has the {type(before).__name__} layer {before.name!r} between "
+            "its last feature maps and its Dense layer, not GAP alone: its CAM is "
+            "not exact"
+        )
+    fixed_size = keras.Model(model.input, before.input)
+    backbone = keras.models.clone_model(
+        fixed_size, input_tensors=keras.Input((None, None, 3), name="input")
+    )
+    try:
+        backbone.compute_output_shape((1, 197, 261, 3))
+    except Exception as error:
+        # NASNet: Keras fixes each layer's padding for the size it is built with.
+        raise ValueError(
+            f"{name} works only at the input size {model.input.shape[1:3]} that "
+            f"Keras builds it with, not at any: {error}"
+        ) from error
+    backbone.set_weights(fixed_size.get_weights())
+    return backbone, classifier
+
+
+def _with_imagenet_weights(
+    name: str, constructor: Callable[..., keras.Model]
+) -> keras.Model:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    try:
+        return constructor(weights="imagenet", classifier_activation=None)
+    except Exception as error:
+        # Keras raises a bare Exception with the address in its text.
+        address = re.search(r"https?://\S+?\.(?:h5|keras)", str(error))
+        if not address:
+            raise
+        url = address.group()
+        raise WeightsError(
+            f"the ImageNet weights of {name} cannot be downloaded on this machine. "
+            f"Fetch {url.rsplit('/', 1)[1]} elsewhere, from {url}, and put it into "
+            f"{weights_folder()}; or pass `weights` the path of a weight file, or "
+            f"None for random weights. Keras says: {error}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)

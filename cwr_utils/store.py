@@ -1,0 +1,360 @@
+"""The class-vector store on disk: atomic shards, resume, configuration check.
+
+Zarr v3 arrays written through TensorStore. A shard holds a whole block of images and is
+one file that appears by a rename, so it exists whole or not at all. It is the unit of
+work, of writing and of resume. Inside a `class_vectors` shard the inner chunks are
+class-major: reading 64 of 1,000 classes touches only their bytes. Checksums (CRC-32C)
+turn a damaged file into an error.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+
+CONFIG_FILE = "store.json"
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be read or written."""
+
+
+class StoreMismatchError(StoreError):
+    """A store that was made with another configuration or from other images."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store.
+
+    Attributes:
+        shape: sizes of one image's entry, without the image axis.
+        dtype: NumPy name of the data type.
+        by_row: whether each index of the entry's first axis is its own inner chunk.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    by_row: bool = False
+
+
+class Store:
+    """Arrays over images, written block by block.
+
+    Attributes:
+        path: the store's folder.
+        names: image (or query) names, in the order of the first axis.
+        config: what the arrays were made with.
+        hashes: name -> SHA-256 of the content that was described.
+        block: images a shard.
+    """
+
+    def __init__(self, path: Path, meta: Mapping):
+        """Open the arrays that `meta`, the content of the configuration file, lists."""
+        self.path = path
+        self.names: list[str] = [name for name, _ in meta["images"]]
+        self.config: dict = meta["config"]
+        self.block: int = meta["block"]
+        self.hashes: dict[str, str] = dict(meta["images"])
+        self._specs = {
+            name: ArraySpec(tuple(s["shape"]), s["dtype"], s["by_row"])
+            for name, s in meta["arrays"].items()
+        }
+        self._arrays = {name: self._open(name) for name in self._specs}
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Store":
+        """Open an existing store.
+
+        Raises:
+            StoreError: if there is none, or its configuration file is damaged.
+        """
+        path = Path(path)
+        file = path / CONFIG_FILE
+        if not file.exists():
+            raise StoreError(f"No store at {path}: run the extraction first.")
+        try:
+            return cls(path, json.loads(file.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{file} is damaged ({error}): delete {path} and extract again."
+            ) from error
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping,
+        images: Mapping[str, str],
+        arrays: Mapping[str, ArraySpec],
+        block: int = 32,
+    ) -> "Store":
+        """Create a store, or open the one that is there if it was made the same way.
+
+        Args:
+            path: the store's folder.
+            config: JSON-serialisable values that the arrays depend on.
+            images: name -> SHA-256 of its content, in the order of the first axis.
+            arrays: name -> specification; the last one is written last in a block.
+            block: images a shard.
+
+        Raises:
+            StoreMismatchError: if a field or an image differs; names it.
+            StoreError: if the disk has no room for the whole store.
+        """
+        path = Path(path)
+        meta = {
+            "config": json.loads(json.dumps(config)),
+            "images": [list(item) for item in images.items()],
+            "arrays": {
+                name: {
+                    "shape": list(s.shape),
+                    "dtype": s.dtype,
+                    "by_row": s.by_row,
+                }
+                for name, s in arrays.items()
+            },
+            "block": block,
+        }
+        if (path / CONFIG_FILE).exists():
+            store = cls.open(path)
+            store._check_same(meta)
+            return store
+        _check_room(path, len(images), arrays, block)
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = path / f"{CONFIG_FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(meta, indent=1))
+        os.replace(temporary, path / CONFIG_FILE)
+        return cls(path, meta)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.names)
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays."""
+        return list(self._specs)
+
+    def disk_bytes(self) -> int:
+        """Bytes of all files of the store."""
+        return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        """Shape of one image's entry in an array."""
+        return self._specs[array].shape
+
+    @property
+    def blocks(self) -> list[range]:
+        """Image indices of each block."""
+        starts = range(0, len(self), self.block)
+        return [range(i, min(i + self.block, len(self))) for i in starts]
+
+    def missing_blocks(self) -> list[int]:
+        """Numbers of the blocks that are not complete on disk."""
+        return [
+            number
+            for number in range(len(self.blocks))
+            if not all(self._shard(name, number).exists() for name in self._specs)
+        ]
+
+    def require_complete(self) -> "Store":
+        """Return the store itself, or raise StoreError if blocks are missing."""
+        if missing := self.missing_blocks():
+            raise StoreError(
+                f"{self.path} lacks {len(missing)} of {len(self.blocks)} blocks: "
+                "run the extraction again; it goes on where it stopped."
+            )
+        return self
+
+    def write_block(self, number: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write one block of every array; each shard appears whole or not at all.
+
+        Args:
+            number: the block's number.
+            values: array name -> (images of the block, *shape) values.
+
+        Raises:
+            StoreError: if the disk refuses; complete blocks stay as they are.
+            ValueError: if a shape is wrong or a value is not finite in the array's
+                data type.
+        """
+        rows = self.blocks[number]
+        for name, spec in self._specs.items():
+            value = np.asarray(values[name])
+            if value.shape != (len(rows), *spec.shape):
+                raise ValueError(
+                    f"`{name}` of block {number} must have shape "
+                    f"{(len(rows), *spec.shape)}; got {value.shape}."
+                )
+            with np.errstate(over="ignore"):  # reported two lines below
+                value = value.astype(spec.dtype)
+            if not np.isfinite(value).all():
+                raise ValueError(f"`{name}` of block {number} has NaN or overflow.")
+            try:
+                self._arrays[name][rows.start : rows.stop].write(value).result()
+            except (ValueError, OSError) as error:
+                raise StoreError(
+                    f"Cannot write block {number} to {self.path}: {error}. Complete "
+                    "blocks are safe; free disk space and run again."
+                ) from error
+
+    def read(self, name: str, images: slice | Sequence[int] | np.ndarray = slice(None)):
+        """Read an array for some images.
+
+        Args:
+            name: the array.
+            images: slice or indices of the first axis.
+
+        Returns:
+            (images, *shape) array of the stored data type.
+
+        Raises:
+            StoreError: if a shard is missing or damaged.
+        """
+        return self._result(self._arrays[name][images])
+
+    def class_vectors(self, classes: Sequence[int], images: slice = slice(None)):
+        """Read the vectors of given classes (online aggregation).
+
+        Args:
+            classes: class numbers.
+            images: slice of the first axis.
+
+        Returns:
+            (images, len(classes), K) float16, l2-normalised rows.
+
+        Raises:
+            StoreError: if the store keeps only each image's own top classes.
+        """
+        if self.config["classes"] is not None:
+            raise StoreError(
+                f"{self.path} keeps only the top {self.config['classes']} classes of "
+                "each image; online and theme aggregation need all (classes=None)."
+            )
+        return self._result(self._arrays["class_vectors"][images, list(classes)])
+
+    def iter_top_class_vectors(
+        self, num_classes: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Read each image's own most probable class vectors, block by block.
+
+        Args:
+            num_classes: N_C, classes an image.
+
+        Yields:
+            (slice of images, (images, num_classes, K) float16), most probable first.
+
+        Raises:
+            StoreError: if fewer classes than that are stored.
+        """
+        top = self.read("top_classes")
+        if num_classes > top.shape[1]:
+            raise StoreError(
+                f"{self.path} knows the top {top.shape[1]} classes of each image; "
+                f"{num_classes} were asked for."
+            )
+        everything = self.config["classes"] is None
+        for rows in self.blocks:
+            images = slice(rows.start, rows.stop)
+            if not everything:
+                vectors = self._arrays["class_vectors"][images, :num_classes]
+                yield images, self._result(vectors)
+                continue
+            # One contiguous read of the classes that this block needs is far quicker
+            # than one small read for each image and class.
+            chosen = top[images, :num_classes]
+            needed, position = np.unique(chosen, return_inverse=True)
+            vectors = self.class_vectors(needed.tolist(), images)
+            position = position.reshape(chosen.shape)
+            yield images, vectors[np.arange(len(rows))[:, None], position]
+
+    def _result(self, view):
+        try:
+            return view.read().result()
+        except (ValueError, OSError) as error:
+            raise StoreError(
+                f"Cannot read {self.path}: {error}. Delete the damaged shard that is "
+                "named here and run the extraction again; it restores that block only."
+            ) from error
+
+    def _shard(self, name: str, number: int) -> Path:
+        zeros = ["0"] * len(self._specs[name].shape)
+        return self.path.joinpath(name, "c", str(number), *zeros)
+
+    def _open(self, name: str):
+        spec = self._specs[name]
+        inner = (1, *spec.shape[1:]) if spec.by_row else spec.shape
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        codecs = [little, {"name": "crc32c"}]
+        sharding = {
+            "chunk_shape": [self.block, *inner],
+            "codecs": codecs,
+            "index_codecs": codecs,
+        }
+        grid = {"chunk_shape": [self.block, *spec.shape]}
+        return ts.open(
+            {
+                "driver": "zarr3",
+                "kvstore": {"driver": "file", "path": f"{self.path.resolve()}/{name}/"},
+                # A missing shard is an error, never silently zeros, and a shard of
+                # zeros is written like any other.
+                "fill_missing_data_reads": False,
+                "store_data_equal_to_fill_value": True,
+                "metadata": {
+                    "shape": [len(self), *spec.shape],
+                    "data_type": spec.dtype,
+                    "chunk_grid": {"name": "regular", "configuration": grid},
+                    "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+                    "fill_value": 0,
+                },
+            },
+            create=True,
+            open=True,
+        ).result()
+
+    def _check_same(self, meta: Mapping) -> None:
+        where = f"The store {self.path} was made with another"
+        advice = "Use another cache_dir, or delete the store to make it anew."
+        for field in sorted(set(self.config) | set(meta["config"])):
+            old, new = self.config.get(field), meta["config"].get(field)
+            if old != new:
+                raise StoreMismatchError(
+                    f"{where} {field}: {old!r} there, {new!r} now. {advice}"
+                )
+        old, new = self.hashes, dict(meta["images"])
+        if list(old.items()) != list(new.items()):
+            changed = sorted(n for n in old.keys() & new.keys() if old[n] != new[n])
+            details = [
+                f"{len(group)} {what} ({', '.join(group[:5])})"
+                for what, group in [
+                    ("changed", changed),
+                    ("new", sorted(new.keys() - old.keys())),
+                    ("gone", sorted(old.keys() - new.keys())),
+                ]
+                if group
+            ]
+            text = "; ".join(details) or "the same images in another order"
+            raise StoreMismatchError(f"{where} set of images: {text}. {advice}")
+
+
+def _check_room(path: Path, images: int, arrays: Mapping, block: int) -> None:
+    """Refuse before hours of work what the disk cannot hold."""
+    blocks = -(-images // block) * block
+    needed = sum(
+        blocks * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        for spec in arrays.values()
+    )
+    parent = next(p for p in [path.absolute(), *path.absolute().parents] if p.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise StoreError(
+            f"The store {path} needs {needed / 2**30:.1f} GiB and the disk has "
+            f"{free / 2**30:.1f} GiB free. Free some, use another cache_dir, or keep "
+            "fewer classes (classes=64 serves offline aggregation)."
+        )

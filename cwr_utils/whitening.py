@@ -1,0 +1,197 @@
+"""PCA-whitening, fitted on another data set than the one under test (Sec. 3.2)."""
+
+import zipfile
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from cwr_utils.arrays import check_shape, l2_normalize
+
+
+class WhiteningError(ValueError):
+    """A whitening that would be impossible or dishonest."""
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """l2, centre, rotate and scale to unit variance, l2.
+
+    Attributes:
+        mean: (K,) mean of the l2-normalised training vectors.
+        projection: (K, D), principal axes divided by the standard deviation on them.
+        source: what it was fitted on, for tables.
+        vectors: how many training vectors there were.
+        variance: (D,) share of the training variance on each axis, falling.
+    """
+
+    mean: np.ndarray
+    projection: np.ndarray
+    source: str
+    vectors: int
+    variance: np.ndarray
+
+    @property
+    def dimensions(self) -> int:
+        """D, components of a whitened vector."""
+        return self.projection.shape[1]
+
+    def keep(self, dimensions: int) -> "Whitening":
+        """The same whitening with only its first axes.
+
+        Raises:
+            WhiteningError: if it has fewer axes than that.
+        """
+        if not 1 <= dimensions <= self.dimensions:
+            raise WhiteningError(
+                f"{self.vectors} vectors of {len(self.mean)} channels from "
+                f"{self.source} support at most {self.dimensions} whitened "
+                f"dimensions; {dimensions} were asked for. Lower `dimensions`, raise "
+                "`num_whitening_classes`, or fit on more photos."
+            )
+        return replace(
+            self,
+            projection=self.projection[:, :dimensions],
+            variance=self.variance[:dimensions],
+        )
+
+    def __call__(self, vectors) -> np.ndarray:
+        """Whiten vectors; a zero vector stays zero (an empty CAM votes for nothing).
+
+        Args:
+            vectors: (..., K), normalised or not.
+
+        Returns:
+            (..., D) float32, l2-normalised rows.
+        """
+        check_shape(vectors, f"... {len(self.mean)}", "vectors")
+        vectors = l2_normalize(vectors).astype(np.float32, copy=False)
+        # One product of two matrices: NumPy would run one for each leading index.
+        rows = vectors.reshape(-1, len(self.mean))
+        # Centring after the product saves a copy as large as the vectors.
+        whitened = rows @ self.projection
+        whitened -= self._offset
+        whitened[~rows.any(axis=-1)] = 0
+        return l2_normalize(whitened).reshape(*vectors.shape[:-1], self.dimensions)
+
+    @cached_property
+    def _offset(self) -> np.ndarray:
+        """(D,) the mean after the projection."""
+        return self.mean @ self.projection
+
+    def save(self, path: str | Path) -> None:
+        """Write to an .npz file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        with temporary.open("wb") as file:
+            np.savez(file, **asdict(self))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Whitening":
+        """Read from an .npz file; nothing in it is ever unpickled.
+
+        Raises:
+            WhiteningError: if the file is missing, damaged or something else.
+        """
+        try:
+            # Opened here, because NumPy leaves a damaged archive open.
+            with (
+                Path(path).open("rb") as data,
+                np.load(data, allow_pickle=False) as file,
+            ):
+                fields = {name: file[name] for name in file.files}
+            check_shape(fields["projection"], f"{len(fields['mean'])} D", "projection")
+            return cls(
+                mean=fields["mean"],
+                projection=fields["projection"],
+                source=str(fields["source"]),
+                vectors=int(fields["vectors"]),
+                variance=fields["variance"],
+            )
+        # A cut file ends in EOFError or BadZipFile, a lone array in TypeError.
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise WhiteningError(
+                f"{path} is no whitening file ({error}): fit it again."
+            ) from error
+
+
+def fit(vectors, source: str) -> Whitening:
+    """Fit PCA-whitening with every axis that the vectors support.
+
+    n centred vectors of K channels span at most min(K, n - 1) dimensions, fewer if
+    some repeat each other; the last of them are mostly noise (see `Whitening.keep`).
+
+    Args:
+        vectors: (n, K) training vectors; l2-normalised here, zero rows are left out.
+        source: what the vectors come from, for tables.
+
+    Returns:
+        The whitening. The sign of each axis is fixed, so that the same vectors give the
+        same bits.
+
+    Raises:
+        WhiteningError: if the vectors do not vary at all.
+    """
+    _, channels = check_shape(vectors, "n K", "vectors")
+    vectors = l2_normalize(vectors).astype(np.float64, copy=False)
+    vectors = vectors[vectors.any(axis=1)]
+    axes = min(channels, len(vectors) - 1)
+    if axes < 1 or not np.ptp(vectors, axis=0).any():
+        raise WhiteningError(
+            f"{len(vectors)} vectors from {source} do not vary: nothing to whiten."
+        )
+    # The covariance is the smaller problem unless channels outnumber the vectors. Its
+    # rounding would pass for more axes if the vectors were not centred first.
+    mean = vectors.mean(axis=0)
+    solver = "covariance_eigh" if len(vectors) > channels else "full"
+    pca = PCA(axes, svd_solver=solver).fit(vectors - mean)
+    deviation = np.sqrt(pca.explained_variance_)
+    rank = int((deviation > 1e-6 * deviation[0] + 1e-9).sum())
+    return Whitening(
+        mean=mean.astype(np.float32),
+        projection=(pca.components_[:rank] / deviation[:rank, None]).T.astype(
+            np.float32
+        ),
+        source=source,
+        vectors=len(vectors),
+        variance=pca.explained_variance_ratio_[:rank],
+    )
+
+
+def refuse_test_images(
+    training: Collection[str],
+    under_test: Collection[str],
+    i_know_this_fits_whitening_on_the_test_set: bool = False,
+) -> None:
+    """Refuse to fit the whitening on photos of the data set under test.
+
+    Distractors count too: whitening pushes apart what it was fitted on, which are then
+    just the photos that a query must be told from (notebook 3 measures the gain).
+
+    Args:
+        training: SHA-256 of the photos that the whitening would be fitted on.
+        under_test: SHA-256 of the photos of the database and of the queries.
+        i_know_this_fits_whitening_on_the_test_set: True allows it, to show the effect.
+
+    Raises:
+        WhiteningError: if the two share a photo.
+    """
+    shared = set(training) & set(under_test)
+    if shared and not i_know_this_fits_whitening_on_the_test_set:
+        raise WhiteningError(
+            f"{len(shared)} of the {len(set(training))} whitening photos are in the "
+            "data set under test. Numbers from such a whitening flatter the method: "
+            "fit it on another data set."
+        )

@@ -1,0 +1,316 @@
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import reference_ap
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwr_utils import evaluation
+
+
+@dataclass(frozen=True)
+class Query:
+    name: str
+    image: str
+    positives: frozenset = frozenset()
+    junk: frozenset = frozenset()
+
+
+@st.composite
+def searches(draw):
+    """A ranking with its positives and junk, some of which it does not contain."""
+    names = [f"image{i}" for i in range(draw(st.integers(1, 25)))]
+    roles = draw(
+        st.lists(
+            st.sampled_from(["positive", "junk", "negative"]),
+            min_size=len(names),
+            max_size=len(names),
+        )
+    )
+    positives = {n for n, role in zip(names, roles, strict=True) if role == "positive"}
+    junk = {n for n, role in zip(names, roles, strict=True) if role == "junk"}
+    positives = positives or {"absent"}
+    ranking = draw(st.permutations(names))
+    return ranking[: draw(st.integers(0, len(names)))], positives, junk
+
+
+def score(ranking, positives, junk=()):
+    ranks = evaluation.ranks_without_junk(ranking, set(positives), set(junk))
+    return evaluation.average_precision(ranks, len(set(positives)))
+
+
+# Average precision
+
+
+@pytest.mark.parametrize(
+    ("ranks", "num_positives", "expected"),
+    [
+        ([0, 2], 2, 0.791667),  # (1 + 1)/2 * 1/2 + (1/2 + 2/3)/2 * 1/2
+        ([0], 1, 1.0),
+        ([1], 1, 0.25),  # (0 + 1/2)/2
+        ([0, 1, 2], 3, 1.0),
+        ([0], 2, 0.5),  # one of two was never ranked
+        ([3], 2, 0.0625),
+        ([], 4, 0.0),
+        ([2, 0], 2, 0.791667),  # order does not matter
+    ],
+)
+def test_average_precision_by_hand(ranks, num_positives, expected):
+    ap = evaluation.average_precision(ranks, num_positives)
+    assert isinstance(ap, float)
+    assert ap == pytest.approx(expected, abs=1e-6)
+
+
+def test_sklearn_defines_another_average_precision():
+    from sklearn.metrics import average_precision_score
+
+    assert average_precision_score([1, 0, 1], [3, 2, 1]) == pytest.approx(0.833333)
+    assert evaluation.average_precision([0, 2], 2) == pytest.approx(0.791667)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "num_positives", "complaint"),
+    [
+        ([], 0, "at least 1; got 0"),
+        ([0, 1], 1, "2 ranks for 1 positives"),
+        ([1, 1], 3, "distinct"),
+        ([-1], 3, ">= 0"),
+    ],
+)
+def test_average_precision_refuses(ranks, num_positives, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        evaluation.average_precision(ranks, num_positives)
+
+
+@given(searches())
+def test_equals_the_walk_down_the_list(search):
+    expected = reference_ap.average_precision(*search)
+    assert score(*search) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.sets(st.integers(0, 200), min_size=1), st.integers(0, 5))
+def test_equals_the_revisited_closed_form(ranks, missing):
+    total = len(ranks) + missing
+    expected = reference_ap.revisited_average_precision(sorted(ranks), total)
+    ap = evaluation.average_precision(list(ranks), total)
+    assert ap == pytest.approx(expected, abs=1e-12)
+    assert 0 < ap <= 1
+
+
+@given(searches(), st.data())
+def test_junk_never_changes_ap(search, data):
+    ranking, positives, junk = search
+    noisy = list(ranking)
+    for i in range(data.draw(st.integers(1, 5))):
+        noisy.insert(data.draw(st.integers(0, len(noisy))), f"more junk {i}")
+    more = junk | {f"more junk {i}" for i in range(5)}
+    assert score(noisy, positives, more) == score(ranking, positives, junk)
+
+
+@given(st.integers(1, 20), st.integers(0, 20))
+def test_only_a_perfect_ranking_scores_one(num_positives, num_others):
+    positives = [f"p{i}" for i in range(num_positives)]
+    others = [f"n{i}" for i in range(num_others)]
+    assert score(positives + others, positives) == pytest.approx(1)
+    if others:
+        assert score(others + positives, positives) < 1
+
+
+@given(searches())
+def test_a_missing_positive_counts_in_the_denominator(search):
+    ranking, positives, junk = search
+    more = positives | {"never ranked"}
+    expected = score(*search) * len(positives) / len(more)
+    assert score(ranking, more, junk) == pytest.approx(expected, abs=1e-12)
+
+
+# Ranks and curves
+
+
+def test_ranks_close_up_over_junk():
+    ranking = ["j1", "p1", "n1", "j2", "j3", "p2"]
+    ranks = evaluation.ranks_without_junk(
+        ranking, {"p1", "p2", "p3"}, {"j1", "j2", "j3"}
+    )
+    assert ranks.tolist() == [0, 2]
+
+
+def test_ranks_refuse_contradictions():
+    with pytest.raises(ValueError, match=r"more than once: \['a'\]"):
+        evaluation.ranks_without_junk(["a", "b", "a"], {"b"}, set())
+    with pytest.raises(ValueError, match=r"both positive and junk: \['a'\]"):
+        evaluation.ranks_without_junk(["a"], {"a"}, {"a"})
+
+
+@given(searches())
+def test_area_under_the_curve_is_the_ap(search):
+    recall, precision = evaluation.precision_recall(*search)
+    assert (recall[0], precision[0]) == (0, 1)
+    assert np.all(np.diff(recall) >= 0)
+    area = np.trapezoid(precision, recall)
+    assert area == pytest.approx(score(*search), abs=1e-12)
+
+
+def test_a_curve_needs_positives():
+    with pytest.raises(ValueError, match="at least one positive"):
+        evaluation.precision_recall(["a"], set(), set())
+
+
+# Tables
+
+
+QUERY = Query("q", "own", frozenset({"p1", "p2"}), frozenset({"j"}))
+RANKING = ["own", "j", "p1", "n1", "p2", "n2"]
+
+
+@pytest.mark.parametrize("ground_truth", ["neither", "positive", "junk"])
+@pytest.mark.parametrize("self_match", [True, False])
+def test_the_own_image_is_a_positive_or_junk(ground_truth, self_match):
+    query = QUERY
+    if ground_truth == "positive":
+        query = replace(query, positives=query.positives | {"own"})
+    if ground_truth == "junk":
+        query = replace(query, junk=query.junk | {"own"})
+    (row,) = evaluation.evaluate({"q": RANKING}, [query], self_match).to_dict("records")
+    if self_match:  # own p1 n1 p2 n2
+        ranks, first_false, last = [0, 1, 3], 3, 4
+    else:  # p1 n1 p2 n2
+        ranks, first_false, last = [0, 2], 2, 3
+    assert row == {
+        "query": "q",
+        "ap": evaluation.average_precision(ranks, len(ranks)),
+        "positives": len(ranks),
+        "first_false_positive": first_false,
+        "last_positive": last,
+    }
+
+
+def test_a_query_without_positives_is_left_out_of_the_mean():
+    lonely = Query("lonely", "own")
+    table = evaluation.evaluate({"q": RANKING, "lonely": ["a"]}, [lonely, QUERY], False)
+    assert list(table["query"]) == ["lonely", "q"]
+    assert math.isnan(table["ap"][0])
+    assert table["positives"].tolist() == [0, 2]
+    assert math.isnan(table["last_positive"][0])
+    assert evaluation.mean_average_precision(table) == table["ap"][1]
+
+
+def test_mean_of_no_queries_is_nan():
+    table = evaluation.evaluate({}, [], self_match=True)
+    assert tuple(table.columns) == evaluation.COLUMNS
+    assert math.isnan(evaluation.mean_average_precision(table))
+
+
+def test_ranks_that_do_not_exist_are_nan():
+    complete = Query("complete", "x", frozenset({"a", "b"}))
+    truncated = Query("truncated", "x", frozenset({"a", "b"}))
+    rankings = {"complete": ["a", "b"], "truncated": ["a", "c"]}
+    table = evaluation.evaluate(rankings, [complete, truncated], self_match=False)
+    np.testing.assert_array_equal(table["first_false_positive"], [np.nan, 2])
+    np.testing.assert_array_equal(table["last_positive"], [2, np.nan])
+    np.testing.assert_allclose(table["ap"], [1, 0.5])
+
+
+def test_a_missing_ranking_is_an_error_before_any_work():
+    with pytest.raises(ValueError, match=r"no ranking for 1 of 2 queries: \['other'\]"):
+        evaluation.evaluate({"q": RANKING}, [QUERY, Query("other", "o")], False)
+
+
+def test_a_bad_ranking_names_its_query():
+    with pytest.raises(ValueError, match="query q: ranked more than once"):
+        evaluation.evaluate({"q": ["p1", "p1"]}, [QUERY], False)
+
+
+# The revisited protocol
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "positives", "junk"),
+    [
+        ("easy", {"e"}, {"h", "u"}),
+        ("medium", {"e", "h"}, {"u"}),
+        ("hard", {"h"}, {"e", "u"}),
+    ],
+)
+def test_revisited_difficulties(difficulty, positives, junk):
+    sets = evaluation.revisited_ground_truth({"e"}, {"h"}, {"u"}, difficulty)
+    assert sets == (positives, junk)
+
+
+def test_an_unknown_difficulty_names_the_known():
+    with pytest.raises(ValueError, match=r"\['easy', 'hard', 'medium'\]; got 'expert'"):
+        evaluation.revisited_ground_truth(set(), set(), set(), "expert")
+
+
+def test_precision_stops_at_the_last_positive():
+    ranking = ["own", "j", "p1", "p2", "n1", "n2"]
+    at = {
+        k: evaluation.mean_precision_at({"q": ranking}, [QUERY], k, self_match=False)
+        for k in (1, 3, 10)
+    }
+    assert at == {1: 1.0, 3: 1.0, 10: 1.0}
+    # A positive that is not ranked keeps the depth at k.
+    cut = ["p1", "n1", "n2"]
+    at_4 = evaluation.mean_precision_at({"q": cut}, [QUERY], 4, self_match=False)
+    assert at_4 == 0.25
+
+
+@given(searches(), st.integers(1, 30))
+def test_precision_at_k_equals_the_walk(search, k):
+    ranking, positives, junk = search
+    ranking = list(ranking) + sorted(positives - set(ranking))
+    query = Query("q", "own", frozenset(positives), frozenset(junk))
+    got = evaluation.mean_precision_at({"q": ranking}, [query], k, self_match=False)
+    assert got == reference_ap.precision_at(ranking, positives, junk, k)
+
+
+def test_precision_leaves_out_queries_without_positives():
+    queries, rankings = [QUERY, Query("none", "x")], {"q": RANKING, "none": ["x"]}
+    both = evaluation.mean_precision_at(rankings, queries, 2, self_match=False)
+    alone = evaluation.mean_precision_at(rankings, queries[:1], 2, self_match=False)
+    assert both == alone == 0.5
+    none = evaluation.mean_precision_at(rankings, queries[1:], 2, self_match=False)
+    assert math.isnan(none)
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        evaluation.mean_precision_at(rankings, queries, 0, self_match=False)
+
+
+# Ranking files
+
+
+def test_ranking_files_round_trip_with_unix_ends(tmp_path):
+    rankings = {"all_souls_1": ["b", "a\u2028 name", "ü.jpg"], "my/query.v2": ["c"]}
+    evaluation.write_rankings(rankings, tmp_path)
+    assert evaluation.read_rankings(tmp_path) == rankings
+    assert (tmp_path / "my" / "query.v2.txt").read_bytes() == b"c\n"
+
+
+def test_ranking_files_may_have_windows_ends_and_no_last_end(tmp_path):
+    (tmp_path / "q.txt").write_bytes(b"own\r\nj\r\np1\r\nn1\r\np2\r\nn2")
+    assert evaluation.read_rankings(tmp_path) == {"q": RANKING}
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\r"])
+def test_names_that_would_break_the_file_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="q: names with line breaks or empty"):
+        evaluation.write_rankings({"q": ["a", name]}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_query_name_cannot_leave_the_folder(tmp_path):
+    with pytest.raises(ValueError, match="leads out of"):
+        evaluation.write_rankings({"../q": ["a"]}, tmp_path / "rankings")
+
+
+def test_no_ranking_files_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no ranking files"):
+        evaluation.read_rankings(tmp_path / "absent")
+
+
+def test_scores_survive_a_table_on_disk(tmp_path):
+    table = evaluation.evaluate({"q": RANKING}, [QUERY], self_match=True)
+    table.to_csv(tmp_path / "per_query.csv", index=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_query.csv"), table)

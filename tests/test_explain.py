@@ -1,0 +1,323 @@
+"""What figures are made from: relevance, strips, moved ranks, boxes, the pipeline."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+from cwr_utils import explain, extraction, figures, protocol, reranking
+from cwr_utils.arrays import l2_normalize
+from cwr_utils.datasets import Dataset, Query
+from cwr_utils.evaluation import average_precision
+from cwr_utils.extraction import ExtractionConf, ImageMaps
+from cwr_utils.images import read_image
+from cwr_utils.retrieval import Method, Result, Retrieval
+
+# Boxes of five cells need a grid that is somewhat finer than that of other tests.
+CONF = ExtractionConf(resize="96x72")
+RAW = Method("sum", dimensions=0)
+ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=12)
+RERANK = replace(ONLINE, rerank=8, rerank_classes=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "Describer", tiny.describer)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """4 places with 3 views each, the last one junk, and 6 distractors."""
+    data = tiny.dataset(tmp_path_factory.mktemp("explain") / "photos")
+    credits = {name: f"Photographer of {name}" for name in data.images}
+    credits["place1_1"] = ""
+    return replace(data, credits=credits)
+
+
+@pytest.fixture(scope="module")
+def make(data, tmp_path_factory):
+    """A Retrieval with the flags of a protocol."""
+    folder = tmp_path_factory.mktemp("stores")
+    network = tiny.network()
+    others = tiny.dataset(folder / "photos", "other", 0, 0, 12, first_place=100)
+    stores = (
+        extraction.extract(data, network, folder / "database", CONF),
+        extraction.extract_queries(data, network, folder / "queries", CONF),
+        extraction.extract(others, network, folder / "training", CONF),
+    )
+    maps = ImageMaps(data, network, CONF)
+
+    def make(data=data, **flags):
+        used = replace(protocol.get("corrected"), **flags)
+        return Retrieval(data, *stores, protocol=used, maps=maps)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stores(make):
+    return make()
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+# Relevance
+
+
+@pytest.mark.parametrize("self_match", [True, False])
+@pytest.mark.parametrize("own", ["positives", "junk", "neither"])
+def test_relevance_has_four_kinds(own, self_match):
+    """The query's photo is the query's photo, whatever the ground truth calls it."""
+    positives, junk = {"right"}, {"unclear"}
+    {"positives": positives, "junk": junk, "neither": set()}[own].add("own")
+    query = Query("q", "own", None, frozenset(positives), frozenset(junk))
+    images = ("own", "right", "unclear", "wrong")
+    kinds = [explain.relevance(query, image, self_match) for image in images]
+    assert kinds == ["query", "positive", "junk", "negative"]
+
+
+# Strips
+
+
+@pytest.mark.parametrize("method", [RAW, RERANK], ids=lambda method: method.slug)
+def test_a_strip_shows_the_first_of_a_ranking(stores, data, method):
+    result = stores.run(method)
+    query = data.queries[1]
+    strip = explain.strip(stores, result, 1, top=5)
+    names = result.rankings[query.name][:5]
+    assert strip["names"] == names
+    np.testing.assert_array_equal(strip["scores"], result.scores[query.name][:5])
+    assert (np.diff(strip["scores"]) <= 0).all()
+    for name, photo in zip(names, strip["photos"], strict=True):
+        np.testing.assert_array_equal(photo, read_image(data.path(name)))
+    assert strip["relevance"] == [explain.relevance(query, n, True) for n in names]
+
+
+def test_a_strip_starts_with_the_query(stores, data):
+    query = data.queries[1]
+    strip = explain.strip(stores, stores.run(RAW), 1, top=4)
+    np.testing.assert_array_equal(
+        strip["query_photo"], read_image(data.path(query.image))
+    )
+    assert strip["query_box"] == query.box
+    assert strip["credits"] == [
+        data.credit(name) for name in (query.image, *strip["names"])
+    ]
+    assert strip["credits"][0] == "Photographer of place1_0"
+
+
+def test_the_title_names_query_method_and_ap(make, data):
+    """The AP is that of the rule of the data set, by hand here."""
+    for own in (True, False):
+        queries = tuple(
+            q if own else replace(q, positives=q.positives - {q.image})
+            for q in data.queries
+        )
+        retrieving = make(replace(data, queries=queries))
+        first = queries[2].image, "other0_0", "place2_2", "place2_1"
+        rest = [name for name in data.images if name not in first]
+        ranking = [*first, *rest]
+        names = {query.name: ranking for query in queries}
+        scores = {query.name: np.linspace(1, 0, len(ranking)) for query in queries}
+        result = Result(RAW, names, scores, {})
+        # place2_2 is junk; with self-match positives are at 0 and 2, else at 1.
+        ap = average_precision([0, 2], 2) if own else average_precision([1], 1)
+        strip = explain.strip(retrieving, result, 2)
+        assert strip["title"] == f"query2: Raw features, AP {ap:.2f}"
+        assert strip["relevance"][:4] == ["query", "negative", "junk", "positive"]
+
+
+def test_a_strip_is_no_longer_than_the_ranking(stores, data):
+    strip = explain.strip(stores, stores.run(RAW), 0, top=99)
+    assert len(strip["photos"]) == len(strip["scores"]) == len(data.images)
+
+
+def test_strips_are_drawn(stores):
+    strips = [explain.strip(stores, stores.run(RERANK), n, top=4) for n in (0, 1)]
+    assert figures.result_strip(**strips[0]).axes
+    assert figures.result_strips(strips).axes
+
+
+# Moved ranks
+
+
+def test_moved_ranks_by_hand():
+    """Ranks from 1 without junk and the query's photo; the largest gain first."""
+    images = tuple("qabcxyz")
+    queries = (
+        Query("first", "q", None, frozenset("qab"), frozenset("x")),
+        Query("second", "c", None, frozenset("y"), frozenset()),
+        Query("none", "z", None, frozenset(), frozenset()),
+    )
+    data = Dataset("hand", images, queries, "", {})
+
+    def result(first, second):
+        rankings = {"first": list(first), "second": list(second), "none": list("abc")}
+        return Result(RAW, rankings, {}, {})
+
+    before = result("qxcayzb", "cabxzyq")
+    after = result("qbxcyza", "cyabxzq")
+    table = explain.rank_changes(data, before, after)
+    expected = [("first", "b", 5, 1, 4), ("second", "y", 5, 1, 4)]
+    expected += [("first", "a", 2, 5, -3)]
+    columns = ["query", "image", "before", "after", "gain"]
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=columns))
+
+
+def test_nothing_moves_where_nothing_changed(stores, data):
+    result = stores.run(RAW)
+    table = explain.rank_changes(data, result, result)
+    assert len(table) == 4 and (table["gain"] == 0).all()
+    assert set(table["image"]) == {f"place{place}_1" for place in range(4)}
+
+
+def test_no_positive_no_row():
+    data = Dataset("empty", ("q",), (Query("q", "q"),), "", {})
+    result = Result(RAW, {"q": ["q"]}, {}, {})
+    table = explain.rank_changes(data, result, result)
+    assert list(table) == ["query", "image", "before", "after", "gain"]
+    assert table.empty
+
+
+# Boxes
+
+
+def pairs(data):
+    return [(n, image) for n in range(len(data.queries)) for image in data.images[::3]]
+
+
+def best_cells(picture, grid):
+    """The best box in cells of the grid."""
+    height, width = picture["photo"].shape[:2]
+    scale = np.array([grid[1] / width, grid[0] / height] * 2)
+    return np.array(picture["boxes"][picture["best"]]) * scale
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_best_box_is_the_region_that_matched(stores, data, classes):
+    """Also where one class makes the heat map."""
+    method = replace(RERANK, rerank_classes=classes)
+    labels = set()
+    for number, image in pairs(data):
+        picture = explain.box_picture(stores, method, number, image)
+        assert picture["best"] in picture["boxes"]
+        grid = picture["heat"].shape
+        expected = stores.match_region(method, number, image).box
+        np.testing.assert_allclose(
+            best_cells(picture, grid), expected or (0, 0, grid[1], grid[0]), atol=1e-6
+        )
+        assert (expected is None) == (picture["best"] == "whole photo")
+        labels.add(picture["best"])
+    assert len(labels) > 1
+
+
+def test_boxes_lie_in_the_photo_and_shrink_with_the_threshold(stores, data):
+    several = 0
+    for number, image in pairs(data):
+        picture = explain.box_picture(stores, RERANK, number, image)
+        photo, boxes = picture["photo"], picture["boxes"]
+        np.testing.assert_array_equal(photo, read_image(data.path(image)))
+        assert picture["credit"] == data.credit(image)
+        assert {*boxes} <= {"1%", "10%", "20%", "30%", "40%", "whole photo"}
+        height, width = photo.shape[:2]
+        for x1, y1, x2, y2 in boxes.values():
+            assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+        several += len(boxes) > 1
+    assert several
+
+
+def test_the_heat_map_is_the_mean_cam_of_two_classes(stores):
+    picture = explain.box_picture(stores, RERANK, 0, "place0_1")
+    classes = stores.top_classes[0][:2].tolist()
+    features, cam_maps = stores.maps("place0_1")
+    cams = reranking.query_cams(cam_maps, stores.maps.network.class_weights, classes)
+    expected = reranking.heat_map(cams, features.shape[:2])
+    np.testing.assert_allclose(picture["heat"], expected, atol=1e-6)
+    assert picture["heat"].shape == features.shape[:2]
+
+
+def without_boxes(stores, monkeypatch):
+    monkeypatch.setattr(reranking, "cam_boxes", lambda cam, thresholds: [])
+    return explain.box_picture(stores, RERANK, 0, "place1_1")
+
+
+def test_the_whole_photo_stands_in_where_there_is_no_box(make, data, monkeypatch):
+    picture = without_boxes(make(), monkeypatch)
+    height, width = picture["photo"].shape[:2]
+    assert picture["boxes"] == {"whole photo": (0, 0, width, height)}
+    assert picture["best"] == "whole photo" and picture["credit"] == ""
+    assert figures.boxes_on_photo(**picture).axes
+
+
+def test_no_region_is_best_where_the_protocol_has_no_fallback(make, monkeypatch):
+    picture = without_boxes(make(rerank_fallback=False), monkeypatch)
+    assert picture["boxes"] == {} and picture["best"] is None
+    assert figures.boxes_on_photo(**picture).axes
+
+
+def test_boxes_are_drawn(stores):
+    picture = explain.box_picture(stores, RERANK, 2, "place2_1")
+    assert figures.boxes_on_photo(**picture).axes
+
+
+# Pipeline
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ONLINE,
+        replace(ONLINE, num_classes=1),
+        replace(ONLINE, aggregation="offline", num_classes=2),
+        replace(ONLINE, aggregation="theme", num_classes=5),
+    ],
+    ids=lambda method: method.slug,
+)
+def test_the_pipeline_shows_the_classes_that_make_the_descriptor(stores, data, method):
+    picture = explain.pipeline_picture(stores, method, 3)
+    theme = method.aggregation == "theme"
+    classes = (stores.theme if theme else stores.top_classes[3])[: method.num_classes]
+    names = [f"class {c}" for c in classes]
+    assert picture["class_names"] == names
+    assert list(picture["heat"]) == names[:3]
+    for heat in picture["heat"].values():
+        assert heat.ndim == 2 and 0 <= heat.min() <= heat.max() <= 1
+    assert picture["vectors"].shape == (method.num_classes, 12)
+    fitted = stores.whitening(method)
+    np.testing.assert_allclose(
+        picture["descriptor"],
+        l2_normalize(fitted(picture["vectors"]).sum(axis=0)),
+        atol=1e-5,
+    )
+    assert figures.pipeline(**picture).axes
+
+
+def test_the_pipeline_shows_the_query_and_what_it_found(stores, data):
+    picture = explain.pipeline_picture(stores, ONLINE, 1)
+    query = data.queries[1]
+    np.testing.assert_array_equal(picture["photo"], read_image(data.path(query.image)))
+    assert picture["box"] == query.box
+    ranking = stores.run(ONLINE).rankings[query.name]
+    others = [name for name in ranking if name != query.image][:5]
+    assert [kind for _, kind in picture["results"]] == [
+        explain.relevance(query, name, True) for name in others
+    ]
+    for name, (photo, _) in zip(others, picture["results"], strict=True):
+        np.testing.assert_array_equal(photo, read_image(data.path(name)))
+    credits = [data.credit(name) for name in (query.image, *others)]
+    assert picture["credit"] == "; ".join(filter(None, credits))
+    assert "" in credits  # who asks for no credit leaves no empty place
+
+
+def test_a_photographer_is_named_once(make, data):
+    same = make(replace(data, credits=dict.fromkeys(data.images, "One, CC0")))
+    assert explain.pipeline_picture(same, ONLINE, 0)["credit"] == "One, CC0"

@@ -1,0 +1,484 @@
+import io
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from cwr_utils import figures
+from cwr_utils.figures import canvas, text
+from cwr_utils.figures.style import COLOURS, RELEVANCE, _smaller_png
+
+LONG = "a_name_that_is_far_too_long_for_its_place_in_the_figure_number_17"
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with mpl.rc_context():
+        figures.use_style()
+        yield
+        plt.close("all")
+
+
+def photo(height=40, width=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+LANDSCAPE, PORTRAIT, PANORAMA = photo(), photo(60, 40), photo(10, 90)
+
+
+def strip(**changes):
+    row = {
+        "query_photo": LANDSCAPE,
+        "photos": [PORTRAIT, LANDSCAPE, PANORAMA, LANDSCAPE, LANDSCAPE],
+        "relevance": ["positive", "negative", "junk", "query", "unknown"],
+        "scores": [0.9, 0.8, 0.7, np.nan, 0.1],
+    }
+    return row | changes
+
+
+def ap_table(methods=("a", "b")):
+    rows = [
+        {"query": f"q{i}", "method": method, "ap": 1 / (i + 1)}
+        for i in range(4)
+        for method in methods
+    ]
+    return pd.DataFrame(rows)
+
+
+def ablation_table():
+    return pd.DataFrame(
+        [
+            {
+                "aggregation": kind,
+                "num_classes": classes,
+                "num_whitening_classes": size,
+                "dimensions": 64 * classes,
+                "mAP": classes / 100,
+            }
+            for kind in ("offline", "online")
+            for classes in (1, 4, 64)
+            for size in (1, 16)
+        ]
+    )
+
+
+def method_table(number=20):
+    names = ["Raw features", "Raw features + PCA", "R-MAC", "OfA, 1 class", LONG]
+    names += [f"OnA, {i} classes + R100 + QE10" for i in range(number - len(names))]
+    return pd.DataFrame({"method": names, "mAP": np.linspace(0.1, 1, len(names))})
+
+
+def pipeline(**changes):
+    names = ["dome", "castle", "palace", "church"]
+    parts = {
+        "photo": LANDSCAPE,
+        "box": (5, 5, 50, 30),
+        "heat": {name: np.eye(5, 7) for name in names[:3]},
+        "vectors": np.ones((4, 64)),
+        "descriptor": np.arange(-16, 16.0),
+        "results": [(PORTRAIT, "positive"), (LANDSCAPE, "negative")],
+        "class_names": names,
+    }
+    return figures.pipeline(**(parts | changes))
+
+
+CASES = {
+    "one photo": lambda: figures.photo_grid([LANDSCAPE]),
+    "no column": lambda: figures.photo_grid([LANDSCAPE] * 3, columns=0),
+    "photos": lambda: figures.photo_grid(
+        [LANDSCAPE, PORTRAIT, PANORAMA] * 3,
+        titles=[LONG] * 9,
+        credits=["Jane Doe, CC BY-SA 4.0; " * 9] * 9,
+        frames=["positive", "junk", "negative"] * 3,
+    ),
+    "tiny photo": lambda: figures.photo_grid([photo(1, 1)]),
+    "cams": lambda: figures.cam_overlays(
+        LANDSCAPE,
+        {LONG: np.eye(3, 4), "b": np.zeros((3, 4)), "raw": np.full((3, 4), -2.0)},
+        box=(0, 0, 60, 40),
+        credit="Jane Doe, CC0 1.0",
+        columns=2,
+        probabilities=[0.9, 0.001, 0.0],
+    ),
+    "one cam": lambda: figures.cam_overlays(PORTRAIT, {"a": np.ones((2, 2))}),
+    "some probabilities": lambda: figures.cam_overlays(
+        PANORAMA, {"a": np.eye(2), "b": np.eye(2)}, probabilities={"a": 0.5}
+    ),
+    "grid": lambda: figures.grid_overlay(PORTRAIT, np.eye(4), (1, 1, 30, 30), "Me"),
+    "whole grid": lambda: figures.grid_overlay(PANORAMA, np.ones((2, 9))),
+    "boxes": lambda: figures.boxes_on_photo(
+        LANDSCAPE,
+        {"1%": (0, 0, 60, 40), LONG: (10, 10, 20, 20)},
+        heat=np.eye(4, 6),
+        best=LONG,
+        credit="Me",
+    ),
+    "no boxes": lambda: figures.boxes_on_photo(PORTRAIT, {}, heat=np.zeros((4, 6))),
+    "many boxes": lambda: figures.boxes_on_photo(
+        LANDSCAPE, {f"{i}%": (i, i, 40, 39) for i in range(12)}
+    ),
+    "strip": lambda: figures.result_strip(
+        **strip(names=[LONG] * 5, credits=["Me, CC0"] * 6, title=LONG)
+    ),
+    "plain strip": lambda: figures.result_strip(**strip(scores=None)),
+    "query only": lambda: figures.result_strip(LANDSCAPE, [], [], None),
+    "strips": lambda: figures.result_strips(
+        [
+            strip(title="N_C = 1", query_box=(1, 2, 30, 40)),
+            strip(query_photo=PORTRAIT, photos=[LANDSCAPE] * 5, names=list("abcde")),
+            {"query_photo": PANORAMA, "photos": [], "relevance": []},
+        ]
+    ),
+    "pipeline": pipeline,
+    "small pipeline": lambda: pipeline(
+        photo=PORTRAIT,
+        box=None,
+        heat={"dome": np.zeros((3, 3))},
+        vectors=np.zeros((1, 2)),
+        class_names=["dome"],
+        descriptor=np.array([np.nan]),
+        results=[],
+        credit="Me",
+    ),
+    "weights": lambda: figures.channel_weights(
+        {"image": np.arange(9.0), LONG: np.zeros(9)}
+    ),
+    "one set of weights": lambda: figures.channel_weights({"image": np.zeros(3)}),
+    "three sets": lambda: figures.channel_weights({n: np.ones(3) for n in "abc"}),
+    "whitening": lambda: figures.whitening_spectrum(
+        np.random.default_rng(0).normal(size=(30, 40)),
+        np.random.default_rng(1).normal(size=(30, 1)),
+    ),
+    "methods": lambda: figures.method_bars(
+        method_table(), {"R-MAC": 0.66, "OnA, in the paper": 0.736}
+    ),
+    "one method": lambda: figures.method_bars(method_table().head(1)),
+    "percent": lambda: figures.method_bars(
+        pd.DataFrame({"method": ["a", "b"], "mAP": [71.3, np.nan]})
+    ),
+    "ablation": lambda: figures.ablation_curves(ablation_table()),
+    "dimensions": lambda: figures.ablation_curves(ablation_table(), x="dimensions"),
+    "ap": lambda: figures.ap_bars(ap_table()),
+    "ap of one": lambda: figures.ap_bars(ap_table([LONG])),
+    "no ap at all": lambda: figures.ap_bars(ap_table().assign(ap=np.nan)),
+    "similarity": lambda: figures.similarity_matrix(
+        np.eye(3), ["a", LONG, "c"], "$N_C$"
+    ),
+    "large similarity": lambda: figures.similarity_matrix(
+        np.full((30, 30), -0.5), ["x"] * 30
+    ),
+    "one similarity": lambda: figures.similarity_matrix(np.ones((1, 1)), ["x"]),
+    "classes": lambda: figures.class_frequencies([LONG, "b"], [0.9, 0.1]),
+    "precision": lambda: figures.precision_recall(
+        {"a": (np.array([0, 1]), np.array([1, 0.5])), LONG: (np.ones(20), np.ones(20))}
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", CASES.values(), ids=CASES)
+def test_every_figure_draws_inside_its_page(draw):
+    fig = draw()
+    assert isinstance(fig, Figure)
+    fig.canvas.draw()
+    drawn, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
+    assert min(drawn.x0, drawn.y0) > -0.02
+    assert drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02
+
+
+def overlaps(items):
+    boxes = [item.get_window_extent() for item in items if item.get_text()]
+    return [
+        (i, j)
+        for i, one in enumerate(boxes)
+        for j, other in enumerate(boxes[:i])
+        if one.overlaps(other)
+    ]
+
+
+@pytest.mark.parametrize("number", [6, 40])
+def test_labels_of_methods_and_values_do_not_overlap(number):
+    fig = figures.method_bars(method_table(number), {"Paper": 0.7})
+    fig.canvas.draw()
+    axes = fig.axes[0]
+    assert not overlaps(axes.get_yticklabels())
+    assert not overlaps([*axes.texts, *axes.get_yticklabels()])
+    assert not overlaps(axes.get_xticklabels())
+
+
+@pytest.mark.parametrize("number", [3, 20, 21, 64, 90])
+def test_labels_of_classes_do_not_overlap(number):
+    names = [f"{LONG} {i}" for i in range(number)]
+    fig = figures.class_frequencies(names, np.linspace(1, 0, number))
+    fig.canvas.draw()
+    axes = fig.axes[0]
+    upright = number > 20
+    assert not overlaps(axes.get_xticklabels() if upright else axes.get_yticklabels())
+
+
+def test_labels_of_queries_do_not_overlap():
+    table = pd.DataFrame(
+        {"query": [f"q{i}" for i in range(60)], "method": "a", "ap": 1}
+    )
+    fig = figures.ap_bars(table)
+    fig.canvas.draw()
+    assert not overlaps(fig.axes[0].get_yticklabels())
+
+
+def test_captions_of_results_do_not_overlap():
+    row = strip(photos=[LANDSCAPE] * 10, relevance=["positive"] * 10, names=[LONG] * 10)
+    fig = figures.result_strips([row | {"scores": [0.123] * 10, "title": LONG}] * 2)
+    fig.canvas.draw()
+    assert not overlaps(fig.texts)
+
+
+def test_a_query_without_positives_comes_last_and_says_so():
+    table = ap_table()
+    table.loc[table["query"] == "q1", "ap"] = np.nan
+    axes = figures.ap_bars(table).axes[0]
+    order = [label.get_text() for label in axes.get_yticklabels()]
+    assert order == ["q0", "q2", "q3", "q1"]
+    assert [note.get_text() for note in axes.texts] == ["no positives"]
+
+
+def test_relevance_is_told_by_symbols_too():
+    fig = figures.result_strip(**strip())
+    shown = [item.get_text() for item in fig.texts]
+    for number, kind in enumerate(strip()["relevance"], start=1):
+        assert f"{number} {RELEVANCE[kind][1]}".strip() in shown
+    symbols = [symbol for _, symbol in RELEVANCE.values()]
+    assert len(set(symbols)) == len(symbols)
+
+
+def test_credits_of_a_strip_are_written_once_each():
+    credits = ["query by A", "by B", "by B", "", "by C", "by D"]
+    row = strip(names=["n1", "n1", "n2", "n3", "n4"], credits=credits)
+    fig = figures.result_strips([row, row])
+    note = " ".join(item.get_text() for item in fig.texts if ": " in item.get_text())
+    assert note == "Photos: query: query by A; n1: by B; n3: by C; n4: by D."
+
+
+def test_a_box_is_drawn_in_pixels_of_a_large_photo():
+    large = photo(900, 1600)
+    fig = figures.cam_overlays(large, {"a": np.eye(4)}, box=(100, 200, 1500, 800))
+    for axes in fig.axes[:2]:
+        (x0, x1), (y1, y0) = axes.get_xlim(), axes.get_ylim()
+        assert (x0, y0, x1, y1) == pytest.approx((0, 0, 1600, 900))
+        assert axes.patches[0].get_bbox().bounds == (100, 200, 1400, 600)
+        for image in axes.images:
+            assert tuple(image.get_extent()) == (0, 1600, 900, 0)
+            assert max(image.get_array().shape[:2]) <= 720
+
+
+def test_maps_share_one_scale():
+    fig = figures.cam_overlays(LANDSCAPE, {"a": np.eye(3), "b": 5 * np.eye(3)})
+    limits = {axes.images[-1].get_clim() for axes in fig.axes[1:3]}
+    assert limits == {(0.0, 5.0)}
+
+
+def test_a_map_without_positive_value_says_so():
+    fig = figures.cam_overlays(LANDSCAPE, {"a": np.eye(3), "zero": np.zeros((3, 3))})
+    notes = [[item.get_text() for item in axes.texts] for axes in fig.axes[:3]]
+    assert notes == [[], [], ["no positive value"]]
+
+
+def test_published_values_lie_on_their_bar_or_get_one():
+    table = pd.DataFrame({"method": ["R-MAC", "GeM"], "mAP": [0.6, 0.5]})
+    axes = figures.method_bars(table, {"GeM": 0.7, "Paper": 0.4}).axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["R-MAC", "GeM", "Paper"]
+    assert axes.lines[0].get_xydata().tolist() == [[0.7, 1]]
+    assert [note.get_text() for note in axes.texts] == ["0.600", "0.500", "0.400"]
+
+
+# Saving -----------------------------------------------------------------------------
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    for folder in ("a", "b"):
+        path = figures.save_figure(CASES["strip"](), "strip", tmp_path / folder)
+        assert path == tmp_path / folder / "strip.png"
+    for name in ("strip.png", "strip.pdf"):
+        first = (tmp_path / "a" / name).read_bytes()
+        assert first == (tmp_path / "b" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "strip.pdf",
+        "strip.png",
+    ]
+
+
+def test_saving_in_another_process_gives_the_same_bytes(tmp_path):
+    code = (
+        "import sys; from cwr_utils import figures; figures.use_style(); "
+        "fig = figures.class_frequencies(['dome', 'pier'], [0.5, 0.25]); "
+        "figures.save_figure(fig, 'f', sys.argv[1])"
+    )
+    for seed in ("1", "2"):
+        env = {"PYTHONHASHSEED": seed, "MPLBACKEND": "Agg"}
+        run = [sys.executable, "-c", code, str(tmp_path / seed)]
+        subprocess.run(run, check=True, env=env, cwd=figures.__path__[0] + "/../..")
+    for name in ("f.png", "f.pdf"):
+        one, other = (tmp_path / seed / name for seed in ("1", "2"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_saved_files_hold_no_date_and_embed_their_letters(tmp_path):
+    path = figures.save_figure(CASES["classes"](), "f", tmp_path)
+    with Image.open(path) as image:
+        assert not image.info.keys() & {"Software", "Creation Time"}
+    pdf = path.with_suffix(".pdf").read_bytes()
+    assert b"Date" not in pdf
+    assert b"/Subtype /Type0" in pdf or b"/TrueType" in pdf
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a/"])
+def test_a_figure_name_has_no_folder(name, tmp_path):
+    with pytest.raises(ValueError, match="plain file name"):
+        figures.save_figure(plt.figure(), name, tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = figures.save_figure(CASES["classes"](), "f", tmp_path)
+    before = path.read_bytes()
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save_figure(CASES["weights"](), "f", tmp_path)
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["f.pdf", "f.png"]
+
+
+def test_large_pictures_get_fewer_colours_on_white_paper():
+    picture = np.full((700, 900, 3), 255, np.uint8)
+    picture[5:, 5:] = photo(695, 895)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="png")
+    packed = _smaller_png(buffer.getvalue())
+    assert len(packed) < len(buffer.getvalue()) / 2
+    small = Image.open(io.BytesIO(packed))
+    assert small.mode == "P"
+    assert small.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+# Text -------------------------------------------------------------------------------
+
+
+def test_file_names_are_no_formulas():
+    assert text.plain_text("cost_$5_and_$6") == r"cost_\$5_and_\$6"
+    assert text.plain_text(text.plain_text("$5")) == r"\$5"
+    assert text.plain_text("by $N_C$ for $1") == r"by $N_C$ for \$1"
+    figures.photo_grid([LANDSCAPE], titles=["a$b^$c_ 建筑 \N{WHITE SMILING FACE}"])
+    plt.gcf().canvas.draw()
+
+
+def test_text_is_shortened_to_its_place():
+    short = text.fit_line(LONG, 1.0, 7, keep=3)
+    assert short.endswith("…_17")
+    assert text.text_width(short, 7) <= 1.0
+    assert text.fit_line("dome", 1.0, 7) == "dome"
+    assert text.fit_line("dome", 0.0, 7) == "…"
+
+
+def test_text_is_wrapped_and_nothing_is_lost_where_it_fits():
+    words = "one two three four five six seven"
+    lines = text.wrap_text(words, 0.8, 7, lines=10)
+    assert " ".join(lines) == words
+    assert all(text.text_width(line, 7) <= 0.8 for line in lines)
+    two = text.wrap_text(words, 0.8, 7, lines=2)
+    assert len(two) == 2 and two[1].endswith("…")
+    assert text.wrap_text("", 1, 7) == []
+
+
+# Errors -----------------------------------------------------------------------------
+
+ERRORS = {
+    "no photo": (lambda: figures.photo_grid([]), "at least one photo"),
+    "grey photo": (lambda: figures.photo_grid([np.zeros((4, 4))]), "(H, W, 3)"),
+    "float photo": (lambda: figures.photo_grid([np.zeros((4, 4, 3))]), "uint8"),
+    "titles": (lambda: figures.photo_grid([LANDSCAPE], ["a", "b"]), "`titles`"),
+    "frame": (lambda: figures.photo_grid([LANDSCAPE], frames=["good"]), "'good'"),
+    "no cam": (lambda: figures.cam_overlays(LANDSCAPE, {}), "`cams` is empty"),
+    "cam": (lambda: figures.cam_overlays(LANDSCAPE, {"a": np.ones(3)}), "`a` must"),
+    "mask": (lambda: figures.grid_overlay(LANDSCAPE, np.ones(3)), "`mask` must"),
+    "outside": (
+        lambda: figures.grid_overlay(LANDSCAPE, np.eye(3), (0, 0, 99, 99)),
+        "outside its image",
+    ),
+    "best": (
+        lambda: figures.boxes_on_photo(LANDSCAPE, {"a": (0, 0, 9, 9)}, best="b"),
+        "`best` must be one of a",
+    ),
+    "no rows": (lambda: figures.result_strips([]), "`rows` is empty"),
+    "relevance": (
+        lambda: figures.result_strip(**strip(relevance=["positive"])),
+        "`relevance` must have one entry for each of the 5",
+    ),
+    "kind": (lambda: figures.result_strip(**strip(relevance=["ok"] * 5)), "'ok'"),
+    "scores": (lambda: figures.result_strip(**strip(scores=[1.0])), "`scores`"),
+    "vectors": (lambda: pipeline(vectors=np.ones((2, 9))), "(4, K)"),
+    "classes": (lambda: pipeline(heat={"dog": np.eye(3)}), "got dog"),
+    "weights": (lambda: figures.channel_weights({"a": np.eye(3)}), "weights['a']"),
+    "no weights": (lambda: figures.channel_weights({}), "`weights` is empty"),
+    "after": (
+        lambda: figures.whitening_spectrum(np.ones((5, 2)), np.ones((4, 2))),
+        "`after` must have shape (5, D)",
+    ),
+    "one vector": (
+        lambda: figures.whitening_spectrum(np.ones((1, 2)), np.ones((1, 2))),
+        "at least 2",
+    ),
+    "columns": (lambda: figures.method_bars(pd.DataFrame({"a": [1]})), "lacks"),
+    "no method": (lambda: figures.method_bars(method_table().head(0)), "no rows"),
+    "no ablation": (
+        lambda: figures.ablation_curves(ablation_table().head(0)),
+        "no rows",
+    ),
+    "axis": (lambda: figures.ablation_curves(ablation_table(), x="a"), "`x` must"),
+    "methods": (
+        lambda: figures.ap_bars(ap_table([str(i) for i in range(len(COLOURS) + 1)])),
+        "1 to 7 methods",
+    ),
+    "twice": (lambda: figures.ap_bars(ap_table(["a", "a"])), "two rows"),
+    "matrix": (lambda: figures.similarity_matrix(np.eye(3), ["a"]), "(1, 1)"),
+    "empty matrix": (
+        lambda: figures.similarity_matrix(np.full((1, 1), np.nan), ["a"]),
+        "no number",
+    ),
+    "shares": (lambda: figures.class_frequencies(["a"], [0.1, 0.2]), "`shares`"),
+    "no class": (lambda: figures.class_frequencies([], []), "`names` is empty"),
+    "no curve": (lambda: figures.precision_recall({}), "`curves` is empty"),
+    "precision": (
+        lambda: figures.precision_recall({"a": (np.ones(3), np.ones(2))}),
+        "precision of a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("draw", "message"), ERRORS.values(), ids=ERRORS)
+def test_bad_input_is_named(draw, message):
+    with pytest.raises(ValueError) as error:
+        draw()
+    assert message in str(error.value)
+
+
+def test_figures_do_not_load_keras():
+    code = "import sys, cwr_utils.figures; sys.exit('keras' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_cells_suit_their_photos():
+    assert canvas.common_ratio([PANORAMA]) == 2.5
+    assert canvas.common_ratio([LANDSCAPE, LANDSCAPE, PANORAMA]) == 1.5
+    assert canvas.common_ratio([PORTRAIT, PORTRAIT, LANDSCAPE]) == 0.75

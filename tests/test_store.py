@@ -1,0 +1,144 @@
+"""The store: atomic shards, mismatch errors, reading by class."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cwr_utils import store as store_module
+from cwr_utils.store import ArraySpec, Store, StoreError, StoreMismatchError
+
+CONFIG = {"network": "a", "layer": "x", "classes": None}
+IMAGES = {f"photo{i}": f"hash{i}" for i in range(7)}
+ARRAYS = {
+    "top_classes": ArraySpec((3,), "int32"),
+    "class_vectors": ArraySpec((5, 4), "float16", by_row=True),
+}
+
+
+def values(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.random((7, 5, 4)).astype(np.float16)
+    top = np.argsort(rng.random((7, 5)), axis=1)[:, :3]
+    take = slice(rows.start, rows.stop)
+    return {"top_classes": top[take], "class_vectors": vectors[take]}
+
+
+def make(path, **changes):
+    return Store.create(path, {**CONFIG, **changes}, IMAGES, ARRAYS, block=3)
+
+
+def fill(store):
+    for number in store.missing_blocks():
+        store.write_block(number, values(store.blocks[number]))
+    return store
+
+
+def test_round_trip_by_class_and_by_image(tmp_path):
+    store = fill(make(tmp_path / "s"))
+    expected = values(range(7))
+    assert store.missing_blocks() == []
+    got = Store.open(tmp_path / "s")
+    np.testing.assert_array_equal(
+        got.class_vectors([4, 0]), expected["class_vectors"][:, [4, 0]]
+    )
+    top = np.concatenate([block for _, block in got.iter_top_class_vectors(2)])
+    rows = np.arange(7)[:, None]
+    np.testing.assert_array_equal(
+        top, expected["class_vectors"][rows, expected["top_classes"][:, :2]]
+    )
+
+
+def test_missing_blocks_are_the_ones_not_written(tmp_path):
+    store = make(tmp_path / "s")
+    assert store.missing_blocks() == [0, 1, 2]
+    store.write_block(1, values(store.blocks[1]))
+    assert make(tmp_path / "s").missing_blocks() == [0, 2]
+    with pytest.raises(StoreError, match="lacks 2 of 3 blocks"):
+        store.require_complete()
+    with pytest.raises(StoreError, match="Cannot read"):
+        store.read("class_vectors")
+
+
+def test_a_block_of_zeros_counts_as_written(tmp_path):
+    store = make(tmp_path / "s")
+    block = {name: np.zeros_like(v) for name, v in values(range(3)).items()}
+    store.write_block(0, block)
+    assert store.missing_blocks() == [1, 2]
+
+
+@pytest.mark.parametrize("field", ["network", "layer", "classes"])
+def test_another_configuration_is_refused_by_name(tmp_path, field):
+    make(tmp_path / "s")
+    with pytest.raises(StoreMismatchError, match=f"another {field}: .* 'other' now"):
+        make(tmp_path / "s", **{field: "other"})
+
+
+def test_changed_new_and_missing_images_are_named(tmp_path):
+    make(tmp_path / "s")
+    images = dict(IMAGES, photo2="edited", extra="hash")
+    del images["photo5"]
+    with pytest.raises(StoreMismatchError) as error:
+        Store.create(tmp_path / "s", CONFIG, images, ARRAYS, block=3)
+    for text in ["1 changed (photo2)", "1 new (extra)", "1 gone (photo5)"]:
+        assert text in str(error.value)
+
+
+def test_a_damaged_shard_is_an_error_not_wrong_numbers(tmp_path):
+    store = fill(make(tmp_path / "s"))
+    shard = store._shard("class_vectors", 1)
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 0xFF
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match="Cannot read"):
+        Store.open(tmp_path / "s").read("class_vectors")
+
+
+def test_a_damaged_configuration_is_an_error(tmp_path):
+    make(tmp_path / "s")
+    (tmp_path / "s" / store_module.CONFIG_FILE).write_text('{"config": {')
+    with pytest.raises(StoreError, match="damaged"):
+        Store.open(tmp_path / "s")
+    with pytest.raises(StoreError, match="No store"):
+        Store.open(tmp_path / "nothing")
+
+
+def test_wrong_shape_and_overflow_are_refused(tmp_path):
+    store = make(tmp_path / "s")
+    block = values(range(3))
+    with pytest.raises(ValueError, match="must have shape"):
+        store.write_block(1, {**block, "top_classes": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match="NaN or overflow"):
+        store.write_block(
+            0, {**block, "class_vectors": np.full((3, 5, 4), 1e6, np.float32)}
+        )
+
+
+def test_a_disk_that_is_too_small_is_refused_before_work(tmp_path, monkeypatch):
+    usage = store_module.shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StoreError, match="GiB free"):
+        make(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_top_classes_store_refuses_what_it_does_not_hold(tmp_path):
+    store = fill(make(tmp_path / "s", classes=5))
+    with pytest.raises(StoreError, match="top 5 classes"):
+        store.class_vectors([1])
+    with pytest.raises(StoreError, match="4 were asked for"):
+        next(store.iter_top_class_vectors(4))
+
+
+def test_the_configuration_is_readable_json(tmp_path):
+    make(tmp_path / "s")
+    meta = json.loads((tmp_path / "s" / store_module.CONFIG_FILE).read_text())
+    assert meta["config"] == CONFIG
+    assert meta["images"][0] == ["photo0", "hash0"]
+
+
+def test_a_path_may_be_relative(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    fill(make("../cache/s"))
+    assert Store.open(tmp_path / "cache" / "s").missing_blocks() == []

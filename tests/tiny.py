@@ -1,0 +1,124 @@
+"""A CAM network of three layers and a data set of generated photos, for fast tests.
+
+The network has random weights and never saw a picture, but pictures of the same thing
+still get similar features: enough for a search whose right answer is known.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from cv2 import COLOR_RGB2BGR, INTER_CUBIC, cvtColor, imencode, resize
+
+from cwr_utils.datasets import Dataset, Query
+from cwr_utils.extraction import Describer
+from cwr_utils.networks import CamNetwork
+from cwr_utils.networks.cam_network import randomize
+
+CLASSES = 6
+LAYER = "features"  # 12 channels, stride 4; the CAM layer has stride 8
+RESIZE = "64x48"  # a feature grid of 16x12 cells, a CAM grid of 8x6
+SIZES = [(96, 72), (72, 96), (80, 80)]  # landscape, portrait, square
+
+
+@functools.cache
+def network(seed: int = 0, name: str = "tiny") -> CamNetwork:
+    """A CAM network; the last of its six classes never has a positive CAM.
+
+    The same object for the same arguments; `network.__wrapped__` makes a new one.
+    """
+
+    def conv(channels, kernel, name, activation="relu"):
+        return keras.layers.Conv2D(
+            channels, kernel, 2, "same", activation=activation, name=name
+        )
+
+    image = keras.Input((None, None, 3))
+    linear = conv(8, 3, "linear", activation=None)(image)
+    features = conv(12, 3, LAYER)(keras.layers.ReLU()(linear))
+    backbone = keras.Model(image, conv(7, 3, "maps")(features))
+    identity = randomize(backbone, seed)
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_normal((7, CLASSES)).astype(np.float32)
+    # Without the direction that all photos share, or all would have the same classes.
+    scenes = np.stack([_preprocess(scene(s).astype(np.float32)) for s in range(8)])
+    mean = backbone.predict_on_batch(scenes).mean(axis=(0, 1, 2))
+    weights -= np.outer(mean, mean @ weights) / (mean @ mean)
+    weights[:, -1] = -1
+    return CamNetwork(
+        name,
+        backbone,
+        weights,
+        np.zeros(CLASSES, np.float32),
+        [f"class {c}" for c in range(CLASSES)],
+        _preprocess,
+        identity,
+    )
+
+
+# One graph for each network, setting and size, not for each extraction: tests put it in
+# the place of `extraction.Describer`.
+describer = functools.cache(Describer)
+
+
+def _preprocess(images):
+    return images / 64 - 2
+
+
+def scene(seed: int) -> np.ndarray:
+    """(160, 160, 3) uint8 smooth coloured pattern, a place to take photos of."""
+    rng = np.random.default_rng(seed)
+    palette = rng.integers(0, 256, (3, 3), dtype=np.uint8)
+    coarse = palette[rng.integers(0, 3, (16, 16))]
+    return resize(coarse, (160, 160), interpolation=INTER_CUBIC)
+
+
+def view(place: int, number: int) -> np.ndarray:
+    """(h, w, 3) uint8 photo of a place: other sizes, other cut-outs, some noise."""
+    rng = np.random.default_rng((place, number))
+    width, height = SIZES[number % len(SIZES)]
+    x, y = 30 + rng.integers(-3, 4, 2)
+    noise = rng.integers(-6, 7, (height, width, 3))
+    photo = scene(place)[y : y + height, x : x + width].astype(int)
+    return np.clip(photo + noise, 0, 255).astype(np.uint8)
+
+
+def write(path, photo: np.ndarray) -> None:
+    """Write a PNG file, which loses nothing."""
+    path.write_bytes(imencode(".png", cvtColor(photo, COLOR_RGB2BGR))[1].tobytes())
+
+
+def dataset(
+    folder, name="tiny", places=4, views=3, distractors=6, first_place=0
+) -> Dataset:
+    """Places with several views each, then distractors; a query for each place.
+
+    The query is the place's first photo with a box; the last view is junk where there
+    are more than two.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, queries = {}, []
+
+    def add(image, place, number):
+        paths[image] = folder / f"{image}.png"
+        write(paths[image], view(place, number))
+
+    for place in range(first_place, first_place + places):
+        images = [f"place{place}_{number}" for number in range(views)]
+        for number, image in enumerate(images):
+            add(image, place, place + number)
+        width, height = SIZES[place % len(SIZES)]
+        junk = frozenset(images[-1:] if views > 2 else [])
+        queries.append(
+            Query(
+                f"query{place}",
+                images[0],
+                (8.0, 8.0, width - 6.0, height - 6.0),
+                frozenset(images) - junk,
+                junk,
+            )
+        )
+    for number in range(distractors):
+        add(f"other{first_place}_{number}", 1000 + first_place + number, number)
+    note = "generated patterns, for tests"
+    return Dataset(name, tuple(paths), tuple(queries), note, paths)
