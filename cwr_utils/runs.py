@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -52,9 +52,17 @@ NOTEBOOKS = (
     "04_evaluate_and_rerank",
     "05_paper_figures",
 )
-# Neighbours do not read what the other writes: the demo runs them side by side, as a
-# notebook spends half of its time starting up.
-STAGES = (NOTEBOOKS[0:2], NOTEBOOKS[2:3], NOTEBOOKS[3:5], NOTEBOOKS[5:6])
+# Notebook -> those whose files it reads. The demo runs two at a time, as a notebook
+# spends half of its time starting up, in this order: what others wait for comes first.
+READS = {
+    NOTEBOOKS[2]: (),
+    NOTEBOOKS[0]: (),
+    NOTEBOOKS[4]: NOTEBOOKS[2:3],
+    NOTEBOOKS[3]: NOTEBOOKS[2:3],
+    NOTEBOOKS[1]: (),
+    NOTEBOOKS[5]: NOTEBOOKS[3:5],
+}
+SIDE_BY_SIDE = 2
 # What a notebook takes; the same name means the same thing everywhere.
 PARAMETERS = (
     "dataset",
@@ -89,7 +97,7 @@ _CELL_FOLDERS = ("results_dir", "figures_dir")
 
 # Parameters that turn the notebooks' defaults into other runs.
 PRESETS: dict[str, dict[str, Any]] = {
-    "monuments": {},
+    "monuments": {"whitening_dataset": "monuments_whitening"},
     "street": {
         "dataset": "street",
         "whitening_dataset": "street",
@@ -500,21 +508,14 @@ def demo(executed: str | Path | None = None, limit: int = 0) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     name = datasets.load_demo(ROOT / "data").name
     parameters = {**PRESETS[name], "limit": limit}
+    # Fetched here, once: two notebooks would both do it.
+    datasets.load(parameters["whitening_dataset"], ROOT / "data")
     if limit:
         name = f"{name}-{limit}"
         parameters |= default_folders(name)
     results = ROOT / "results" / name
     executed = Path(executed or results / "executed")
-    with tqdm(total=len(NOTEBOOKS), desc="notebooks") as bar:
-        for stage in STAGES:
-            with ThreadPoolExecutor(len(stage)) as pool:
-                started = [
-                    pool.submit(run_notebook, notebook, parameters, executed, line)
-                    for line, notebook in enumerate(stage, start=1)
-                ]
-                for notebook in as_completed(started):
-                    notebook.result()
-                    bar.update()
+    _run_side_by_side(parameters, executed)
     table = read_table(results / "metrics.json")
     print(f"\n{table['note'][0]}\nwhitening: {_whitening_line(table)}\n")
     print(format_table(table).to_string(index=False))
@@ -522,6 +523,27 @@ def demo(executed: str | Path | None = None, limit: int = 0) -> None:
         f"\n{time.monotonic() - begun:.0f} s. Tables: {_short(results)}   figures: "
         f"{_short(ROOT / 'figures' / name)}   executed notebooks: {_short(executed)}"
     )
+
+
+def _run_side_by_side(parameters: Mapping[str, Any], executed: Path) -> None:
+    """Run all notebooks, each after those that it reads from."""
+    waiting, running, done = list(READS), {}, set()
+    lines = list(range(1, SIDE_BY_SIDE + 1))  # of the screen, for progress bars
+    bar = tqdm(total=len(READS), desc="notebooks")
+    with bar, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        while waiting or running:
+            for name in [n for n in waiting if done.issuperset(READS[n])]:
+                if lines:
+                    line = lines.pop(0)
+                    job = pool.submit(run_notebook, name, parameters, executed, line)
+                    running[job] = name, line
+                    waiting.remove(name)
+            for job in wait(running, return_when=FIRST_COMPLETED).done:
+                job.result()
+                name, line = running.pop(job)
+                done.add(name)
+                lines.append(line)
+                bar.update()
 
 
 @dataclass(frozen=True)

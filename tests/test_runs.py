@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import nbformat
@@ -788,7 +789,11 @@ def demo(world, monkeypatch):
 def test_the_demo_prints_its_table_and_where_everything_is(demo, capsys):
     runs.demo(limit=24)
     assert sorted(name for name, _ in demo.runs) == list(runs.NOTEBOOKS)
-    own = {**runs.default_folders("monuments-24"), "limit": 24}
+    own = {
+        **runs.PRESETS["monuments"],
+        **runs.default_folders("monuments-24"),
+        "limit": 24,
+    }
     assert all(parameters == own for _, parameters in demo.runs)
     out = capsys.readouterr().out
     assert "generated patterns\nwhitening: other photos\n" in out
@@ -798,6 +803,31 @@ def test_the_demo_prints_its_table_and_where_everything_is(demo, capsys):
     assert ["OnA,", "4", "classes", "256", "0.750"] in lines
     assert "Tables: results/monuments-24   figures: figures/monuments-24   " in out
     assert out.endswith("executed notebooks: results/monuments-24/executed\n")
+
+
+def test_a_notebook_of_the_demo_starts_after_those_that_it_reads(demo, monkeypatch):
+    finished = []
+    run = runs.run_notebook
+
+    def watch(notebook, *arguments):
+        assert set(finished) >= set(runs.READS[notebook])
+        time.sleep(0.02)
+        result = run(notebook, *arguments)
+        finished.append(notebook)
+        return result
+
+    monkeypatch.setattr(runs, "run_notebook", watch)
+    runs.demo()
+    assert sorted(finished) == list(runs.NOTEBOOKS) == sorted(runs.READS)
+    order = list(runs.READS)
+    assert all(set(order[:i]) >= set(runs.READS[n]) for i, n in enumerate(order))
+
+
+def test_a_notebook_that_fails_stops_the_demo(demo):
+    demo.fails[EXTRACT, "monuments"] = runs.RunError("02 failed: no memory")
+    with pytest.raises(runs.RunError, match="no memory"):
+        runs.demo()
+    assert AGGREGATE not in [name for name, _ in demo.runs]
 
 
 def test_the_demo_falls_back_to_street_and_says_why_in_one_line(demo, capsys):
