@@ -515,7 +515,7 @@ def demo(executed: str | Path | None = None, limit: int = 0) -> None:
         parameters |= default_folders(name)
     results = ROOT / "results" / name
     executed = Path(executed or results / "executed")
-    _run_side_by_side(parameters, executed)
+    run_workbook(parameters, executed)
     table = read_table(results / "metrics.json")
     print(f"\n{table['note'][0]}\nwhitening: {_whitening_line(table)}\n")
     print(format_table(table).to_string(index=False))
@@ -525,8 +525,16 @@ def demo(executed: str | Path | None = None, limit: int = 0) -> None:
     )
 
 
-def _run_side_by_side(parameters: Mapping[str, Any], executed: Path) -> None:
-    """Run all notebooks, each after those that it reads from."""
+def run_workbook(parameters: Mapping[str, Any], executed: Path) -> None:
+    """Run all notebooks, two at a time, each after those that it reads from.
+
+    Args:
+        parameters: for all of them.
+        executed: folder for the executed notebooks.
+
+    Raises:
+        RunError: of the first notebook that fails; no other one is started.
+    """
     waiting, running, done = list(READS), {}, set()
     lines = list(range(1, SIDE_BY_SIDE + 1))  # of the screen, for progress bars
     bar = tqdm(total=len(READS), desc="notebooks")
