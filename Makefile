@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
 # Files that exist: an empty list must not fail.
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/sweeps/*.ipynb)
 
 # TensorFlow's C++ start-up messages say nothing that a reader here can act on.
 export TF_CPP_MIN_LOG_LEVEL ?= 3

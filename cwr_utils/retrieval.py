@@ -5,7 +5,7 @@ whitenings, descriptors and region matches between the methods that it runs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +165,7 @@ class Retrieval:
         protocol: Protocol = PRESETS["corrected"],
         maps: ImageMaps | None = None,
         theme: Sequence[int] | None = None,
+        keep_whitenings: bool = False,
         i_know_this_fits_whitening_on_the_test_set: bool = False,
     ):
         """Hold the stores and check that they may be used together.
@@ -180,6 +181,8 @@ class Retrieval:
             maps: feature and CAM maps of `dataset`, for re-ranking.
             theme: fixed class list; the most frequent top classes of the training
                 photos if None.
+            keep_whitenings: keep what was fitted in the folder of `training`, for
+                other processes and later runs.
             i_know_this_fits_whitening_on_the_test_set: allow training photos that are
                 searched, distractors among them.
 
@@ -196,6 +199,7 @@ class Retrieval:
         self.protocol = protocol
         self.maps = maps
         self._theme = list(theme) if theme is not None else None
+        self._keep_whitenings = keep_whitenings
         self._memo: dict = {}
         self._row = {name: row for row, name in enumerate(dataset.images)}
         _require_names("image", dataset.name, dataset.images, database)
@@ -255,16 +259,55 @@ class Retrieval:
         Raises:
             WhiteningError: if the training photos cannot support the dimensions.
         """
-        classes = method.num_whitening_classes if method.by_class else 0
-        kind = "class" if method.by_class else method.aggregation
-        fitted = self._remember(
-            ("fit", kind, classes),
-            lambda: whitening.fit(self._training_vectors(method), self.source),
-        )
         return self._remember(
-            ("whitening", kind, classes, method.dimensions),
-            lambda: fitted.keep(method.dimensions),
+            ("whitening", *_trained_on(method), method.dimensions),
+            lambda: self._fit(method).keep(method.dimensions),
         )
+
+    def supported(self, method: Method) -> Method:
+        """A method with D lowered to half of its whitening vectors if it is above that.
+
+        n vectors support n - 1 dimensions, but the last ones are mostly noise: with
+        N_pca = 1 a small whitening set gives little more than nothing for D = 512.
+        """
+        if not method.dimensions:
+            return method
+        fitted = self._fit(method)
+        most = max(1, min(fitted.vectors // 2, fitted.dimensions))
+        return replace(method, dimensions=min(method.dimensions, most))
+
+    def forget_descriptors(self) -> None:
+        """Free the memory of descriptors that other methods would use again.
+
+        Whitenings, whitened classes (one setting) and region matches stay.
+        """
+        for key in list(self._memo):
+            if key[0] in ("offline", "theme", "baseline"):
+                del self._memo[key]
+
+    def _fit(self, method: Method) -> Whitening:
+        """The whitening of a method with every axis that its vectors support."""
+
+        def compute() -> Whitening:
+            training, rows = self._require_training()
+            if not self._keep_whitenings:
+                return whitening.fit(self._training_vectors(method), self.source)
+            key = {
+                "trained on": _trained_on(method),
+                "config": training.config,
+                "photos": [
+                    [name, training.hashes[name]]
+                    for name in np.array(training.names)[rows].tolist()
+                ],
+            }
+            return whitening.fit_once(
+                training.path / "whitening",
+                key,
+                lambda: self._training_vectors(method),
+                self.source,
+            )
+
+        return self._remember(("fit", *_trained_on(method)), compute)
 
     def require_maps(self) -> ImageMaps:
         """The maps.
@@ -390,6 +433,10 @@ class Retrieval:
             "mAP_without_self": mean[False],
             **asdict(result.method),
             "slug": result.method.slug,
+            **{
+                name: self.database.config[name]
+                for name in ("network", "layer", "resize", "power")
+            },
             "protocol": self.protocol.name,
             "whitening": used.source if used else "",
             "whitening_vectors": used.vectors if used else 0,
@@ -616,6 +663,13 @@ def ladder(
         for count in num_classes
     ]
     return methods
+
+
+def _trained_on(method: Method) -> tuple[str, int]:
+    """Kind of the training vectors of a method's whitening, and N_pca."""
+    if method.by_class:
+        return "class", method.num_whitening_classes
+    return method.aggregation, 0
 
 
 def _require_names(what: str, of: str, expected: Sequence[str], store: Store) -> None:

@@ -30,13 +30,16 @@ ROWS = {
     "figures": 4,
     "explain": 5,
     "runs": 6,
+    "sweeps": 6,
     "__main__": 6,
 }
 # Neighbours in a row that may know each other, one way.
 SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
+    ("sweeps", "runs"),  # a sweep is many runs
     ("__main__", "runs"),  # the command line starts a run
+    ("__main__", "sweeps"),
 }
 # Keras takes seconds to load, so only what computes with it may import it.
 KERAS = {"backend", "networks"}
