@@ -631,10 +631,13 @@ def publish() -> None:
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of methods that a person reads, mAP to three places."""
-    shown = table[["method", "dimensions", "mAP"]].copy()
+    numbers = [name for name in ("mAP", "mAP_low", "mAP_high") if name in table]
+    shown = table[["method", "dimensions"]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
-    shown["mAP"] = shown["mAP"].astype(float).map("{:.3f}".format)
+    shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
+    if "mAP_low" in table:
+        shown["95 %"] = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
     return shown.rename(columns={"dimensions": "D"})
 
 

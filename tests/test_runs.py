@@ -235,6 +235,8 @@ def test_people_read_three_places_and_no_zero_dimensions():
     assert shown["D"].tolist() == ["-", 256]
     assert shown["mAP"].tolist() == ["0.123", "0.750"]
     pd.testing.assert_frame_equal(table, metrics(0.12345))
+    shown = runs.format_table(table.assign(mAP_low=0.05, mAP_high=[0.25, np.nan]))
+    assert shown["95 %"].tolist() == ["0.050 to 0.250", "0.050 to nan"]
 
 
 def test_a_table_without_any_ap_can_be_shown(tmp_path):
