@@ -4,6 +4,7 @@ A `Method` names the setting; `Retrieval` holds the stores of one data set and s
 whitenings, descriptors and region matches between the methods that it runs.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -202,7 +203,8 @@ class Retrieval:
         self.maps = maps
         self._theme = list(theme) if theme is not None else None
         self._keep_whitenings = keep_whitenings
-        self._memo: dict = {}
+        self._memo: dict = {}  # of the database and the whitening
+        self._asked: dict = {}  # of the queries
         self._row = {name: row for row, name in enumerate(dataset.images)}
         _require_names("image", dataset.name, dataset.images, database)
         names = [query.name for query in dataset.queries]
@@ -240,7 +242,9 @@ class Retrieval:
     @property
     def top_classes(self) -> np.ndarray:
         """(Q, n) each query's most probable classes, from its cropped region."""
-        return self._remember("top_classes", lambda: self.queries.read("top_classes"))
+        return self._remember(
+            "top_classes", lambda: self.queries.read("top_classes"), self._asked
+        )
 
     @property
     def theme(self) -> list[int]:
@@ -250,6 +254,25 @@ class Retrieval:
             top = training.read("top_classes", rows)[:, :THEME_TOP_CLASSES]
             self._theme = aggregation.theme_classes(top, MOST_TOP_CLASSES)
         return self._theme
+
+    def ask(self, queries: Sequence[Query], described: Store) -> "Retrieval":
+        """Put other queries to the same database; what was computed for it is shared.
+
+        Args:
+            queries: those to run.
+            described: their store.
+
+        Raises:
+            StoreError: if the store is of other queries or settings.
+        """
+        other = copy.copy(self)
+        other.dataset = replace(self.dataset, queries=tuple(queries))
+        other.queries = described.require_complete()
+        other._asked = {}
+        _require_names("query", self.dataset.name, [q.name for q in queries], described)
+        _require_boxes(other.dataset, self.database, described)
+        _require_settings(self.database, described, (*VECTOR_SETTINGS, "resize"))
+        return other
 
     def whitening(self, method: Method) -> Whitening | None:
         """The whitening a method uses, fitted once; None if it uses none."""
@@ -378,7 +401,13 @@ class Retrieval:
             descriptors = self._offline(method)[method.num_classes]
             return self._query_vector(method, query, classes), descriptors
         key = ("baseline", method.aggregation, method.dimensions)
-        vectors, descriptors = self._remember(key, lambda: self._baseline(method))
+        vectors, descriptors = (
+            self._remember(key, lambda store=store: self._baseline(method, store), memo)
+            for store, memo in (
+                (self.queries, self._asked),
+                (self.database, self._memo),
+            )
+        )
         return vectors[query], descriptors
 
     def offline_curve(self, method: Method, num_classes: Sequence[int]) -> None:
@@ -496,7 +525,7 @@ class Retrieval:
     ) -> Iterator[reranking.Match]:
         """Best region of each image; each query and image is matched only once."""
         key = ("match", method.num_whitening_classes, method.dimensions, *classes)
-        known = self._memo.setdefault((*key, query), {})
+        known = self._asked.setdefault((*key, query), {})
         new = [image for image in images if image not in known]
         vector = self._query_vector(method, query, classes)
         maps = self.require_maps()
@@ -537,7 +566,9 @@ class Retrieval:
     def _query_vector(self, method: Method, query: int, classes) -> np.ndarray:
         """(D,) sum of the query's whitened class vectors."""
         vectors = self._remember(
-            ("query", query), lambda: self.queries.read("class_vectors", [query])[0]
+            ("query", query),
+            lambda: self.queries.read("class_vectors", [query])[0],
+            self._asked,
         )
         whitened = self.fitted(method)(vectors[list(classes)])
         return l2_normalize(whitened.sum(axis=0))
@@ -560,19 +591,15 @@ class Retrieval:
             )
         return known
 
-    def _baseline(self, method: Method) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, D) and (N, D) descriptors of a global or regional baseline."""
+    def _baseline(self, method: Method, store: Store) -> np.ndarray:
+        """(n, D) descriptors of a global or regional baseline."""
         fitted = self.whitening(method)
-        stores = (self.queries, self.database)
         if method.aggregation in REGION_AGGREGATIONS:
             column = REGION_AGGREGATIONS.index(method.aggregation)
-            vectors = [store.read("regions")[:, column] for store in stores]
-            pooled = [aggregation.regions(v, fitted) for v in vectors]
-        else:
-            column = GLOBAL_POOLINGS.index(method.aggregation)
-            vectors = [store.read("globals")[:, column] for store in stores]
-            pooled = [fitted(v) if fitted else l2_normalize(v) for v in vectors]
-        return pooled[0], pooled[1]
+            return aggregation.regions(store.read("regions")[:, column], fitted)
+        column = GLOBAL_POOLINGS.index(method.aggregation)
+        vectors = store.read("globals")[:, column]
+        return fitted(vectors) if fitted else l2_normalize(vectors)
 
     def _training_vectors(self, method: Method) -> np.ndarray:
         """(n, K) vectors that the whitening of a method is fitted on."""
@@ -597,10 +624,11 @@ class Retrieval:
             )
         return self.training, self._training_rows
 
-    def _remember(self, key, compute):
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return self._memo[key]
+    def _remember(self, key, compute, memo: dict | None = None):
+        memo = self._memo if memo is None else memo
+        if key not in memo:
+            memo[key] = compute()
+        return memo[key]
 
 
 def open_retrieval(
