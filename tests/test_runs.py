@@ -488,7 +488,7 @@ def test_a_notebook_of_the_demo_starts_after_those_that_it_reads(demo, monkeypat
 
 
 def test_a_notebook_that_fails_stops_the_demo(demo):
-    demo.fails[EXTRACT, "monuments"] = runs.RunError("02 failed: no memory")
+    demo.fails[EXTRACT, 2.0] = runs.RunError("02 failed: no memory")
     with pytest.raises(runs.RunError, match="no memory"):
         runs.demo()
     assert AGGREGATE not in [name for name, _ in demo.runs]
