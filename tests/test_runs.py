@@ -127,6 +127,7 @@ def test_no_path_of_this_machine_is_recorded(tmp_path):
         "whitening_dataset": str(home / "others/"),
         "whitening_root": str(home),
         "cache_dir": str(home / "cache"),
+        "weights": str(home / "own.weights.h5"),
         "figures_dir": str(home / "figures"),
     }
     path = runs.start("02", namespace(home, **folders)).finish()
@@ -135,6 +136,7 @@ def test_no_path_of_this_machine_is_recorded(tmp_path):
     parameters = json.loads(text)["02"]["parameters"]
     assert parameters["dataset"] == "photos"
     assert parameters["whitening_dataset"] == "others"
+    assert parameters["weights"] == "own.weights.h5"
     assert parameters["results_dir"] == "results"
 
 
