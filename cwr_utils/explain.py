@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.manifold import TSNE
 
-from cwr_utils import evaluation, reranking
+from cwr_utils import aggregation, evaluation, reranking
 from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
@@ -255,6 +255,19 @@ def class_maps(
     flip = stores.protocol.flip_negative_cams
     cams = reranking.query_cams(cam_maps, maps.network.class_weights, classes, flip)
     return features, np.asarray(cams)
+
+
+def frequent_classes(stores: Retrieval, top: int = 64) -> tuple[list[str], np.ndarray]:
+    """The classes most often among the queries' `top` most probable ones (Fig. 5a).
+
+    Returns:
+        `top` names, most frequent first, and their shares of the queries.
+    """
+    classes = stores.top_classes[:, :top]
+    frequent = aggregation.theme_classes(classes, top)
+    names = stores.require_maps().network.class_names
+    shares = aggregation.class_frequencies(classes, frequent)
+    return [names[c] for c in frequent], shares
 
 
 def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str, Any]:

@@ -491,6 +491,8 @@ def store_path(
     """
     parts = [network.name.replace(":", "-"), conf.layer or network.default_layer]
     parts += [conf.resize.replace(":", "")]
+    if network.weights_sha256.startswith("random:"):
+        parts.append("random")
     if conf.classes is not None:
         parts.append(f"top{conf.classes}")
     if conf.power != 1.0:

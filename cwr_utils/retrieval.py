@@ -35,6 +35,8 @@ CLASS_AGGREGATIONS = ("offline", "online", "theme")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 # What has to be the same where vectors are compared.
 VECTOR_SETTINGS = ("network", "weights_sha256", "layer", "power", "flip_negative_cams")
+# Settings of the extraction that a row of a table needs besides its method's.
+_ROW_SETTINGS = ("network", "weights_sha256", "layer", "resize", "power")
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
 _NAMES = {
@@ -469,10 +471,7 @@ class Retrieval:
             "mAP_without_self": mean[False],
             **asdict(result.method),
             "slug": result.method.slug,
-            **{
-                name: self.database.config[name]
-                for name in ("network", "layer", "resize", "power")
-            },
+            **{name: self.database.config[name] for name in _ROW_SETTINGS},
             "protocol": self.protocol.name,
             "whitening": used.source if used else "",
             "whitening_vectors": used.vectors if used else 0,

@@ -70,6 +70,7 @@ PARAMETERS = (
     "whitening_root",
     "limit",
     "network",
+    "weights",
     "feature_layer",
     "resize",
     "power",
@@ -264,7 +265,9 @@ def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
         namespace["whitening_root"],
         namespace["limit"],
     )
-    network = networks.load(namespace["network"], seed=namespace["seed"])
+    network = networks.load(
+        namespace["network"], namespace["weights"], namespace["seed"]
+    )
     flags = protocol.get(namespace["protocol"])
     conf = ExtractionConf.with_protocol(
         flags,
@@ -298,7 +301,7 @@ def recorded_value(name: str, value: Any) -> Any:
     """A parameter without paths of this machine."""
     if name in ("dataset", "data_root", "whitening_dataset", "whitening_root"):
         return Path(str(value)).name
-    if name.endswith("_dir") and Path(str(value)).is_absolute():
+    if (name.endswith("_dir") or name == "weights") and Path(str(value)).is_absolute():
         return Path(str(value)).name
     return value
 
@@ -641,10 +644,10 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns={"dimensions": "D"})
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """A small table in Markdown, the last column aligned to the right."""
+def to_markdown(table: pd.DataFrame, last: str = "---:") -> str:
+    """A small table in Markdown, the last column aligned to the right or by `last`."""
     head = "| " + " | ".join(map(str, table.columns)) + " |"
-    rule = "|" + "---|" * (len(table.columns) - 1) + "---:|"
+    rule = "|" + "---|" * (len(table.columns) - 1) + f"{last}|"
     rows = [
         "| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)
     ]

@@ -127,6 +127,7 @@ def test_no_path_of_this_machine_is_recorded(tmp_path):
         "whitening_dataset": str(home / "others/"),
         "whitening_root": str(home),
         "cache_dir": str(home / "cache"),
+        "weights": str(home / "own.weights.h5"),
         "figures_dir": str(home / "figures"),
     }
     path = runs.start("02", namespace(home, **folders)).finish()
@@ -135,6 +136,7 @@ def test_no_path_of_this_machine_is_recorded(tmp_path):
     parameters = json.loads(text)["02"]["parameters"]
     assert parameters["dataset"] == "photos"
     assert parameters["whitening_dataset"] == "others"
+    assert parameters["weights"] == "own.weights.h5"
     assert parameters["results_dir"] == "results"
 
 
@@ -488,7 +490,7 @@ def test_a_notebook_of_the_demo_starts_after_those_that_it_reads(demo, monkeypat
 
 
 def test_a_notebook_that_fails_stops_the_demo(demo):
-    demo.fails[EXTRACT, "monuments"] = runs.RunError("02 failed: no memory")
+    demo.fails[EXTRACT, 2.0] = runs.RunError("02 failed: no memory")
     with pytest.raises(runs.RunError, match="no memory"):
         runs.demo()
     assert AGGREGATE not in [name for name, _ in demo.runs]
