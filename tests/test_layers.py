@@ -30,9 +30,11 @@ ROWS = {
     "retrieval": 4,
     "figures": 4,
     "explain": 5,
+    "inspection": 5,
     "search": 5,
     "runs": 6,
     "sweeps": 6,
+    "widgets": 6,
     "reproduce": 7,
     "__main__": 7,
 }
