@@ -228,6 +228,8 @@ class PhotoPanel(ipywidgets.VBox):
         with self._report.errors():
             self._show_box(check_region(box))
             self._changed()
+            return
+        self._show_box(self.box)  # what was refused is drawn no longer
 
 
 class Message(ipywidgets.HTML):
