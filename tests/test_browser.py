@@ -143,8 +143,8 @@ class Desk:
         self.shots, self.page_errors = shots, []
         self.page.on("pageerror", lambda error: self.page_errors.append(str(error)))
         self.page.goto(address)
-        idle = self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        idle.wait_for(timeout=RUN)
+        # Earlier than that, running a cell would ask for a kernel.
+        self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=RUN)
 
     def run_all(self):
         """Run all cells and wait for the last."""
@@ -237,8 +237,8 @@ class Desk:
             self.page.get_by_role("button", name="Upload a photo").click()
         chooser.value.set_files(path)
 
-    def choose(self, label, **option):
-        self.page.get_by_label(label, exact=True).select_option(**option)
+    def choose(self, control, **option):
+        self.page.get_by_label(control, exact=True).select_option(**option)
 
 
 @pytest.fixture

@@ -95,16 +95,19 @@ def cam_panels(
     maps = {title: check_map(values, title) for title, values in maps.items()}
     low = min([0.0, *(float(values.min()) for values in maps.values())])
     high = max([low, *(float(values.max()) for values in maps.values())])
-    side = (WIDTH - _GAP) // 2
-    small = _fit(photo, side, side)
+    # Upright photos stand in one row.
+    upright = photo.shape[0] > photo.shape[1]
+    columns = max(2, 1 + len(maps)) if upright else 2
+    side = (WIDTH + _GAP) // columns - _GAP
+    small = _fit(photo, side, WIDTH // 2)
     height, width = small.shape[:2]
     scale = width / photo.shape[1], height / photo.shape[0]
-    rows = -(-(1 + len(maps)) // 2)
+    rows = -(-(1 + len(maps)) // columns)
     step = _LINE + height + _GAP
     sheet = _Sheet(rows * step + _LINE + (_SMALL if credit else 0))
     grey = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     for number, title in enumerate(["", *maps]):
-        left, top = number % 2 * (side + _GAP), number // 2 * step
+        left, top = number % columns * (side + _GAP), number // columns * step
         if not title:
             title = "photo"
             if mask is not None:

@@ -104,7 +104,7 @@ class CamExplorer(Explorer):
         start: tuple[str, Any] = ("query", query % len(data.queries or [0]))
         start = start if data.queries else ("image", data.images[0])
         self.panel = PhotoPanel(data, start, self._on_photo, self.message)
-        wide = {"style": {"description_width": "90px"}}
+        wide = {"style": {"description_width": "100px"}}
         fill = ipywidgets.Layout(width="330px")
         self.first = ipywidgets.Select(description="Class", rows=8, layout=fill, **wide)
         self.second = ipywidgets.Dropdown(

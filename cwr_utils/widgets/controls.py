@@ -146,7 +146,9 @@ class PhotoPanel(ipywidgets.VBox):
             options=choices(data), value=start, description="Photo", style=_WIDE
         )
         self.upload = ipywidgets.FileUpload(
-            accept="image/*", description="Upload a photo"
+            accept="image/*",
+            description="Upload a photo",
+            layout=ipywidgets.Layout(width="auto"),
         )
         self.photo = PhotoBox()
         edges = {"style": _WIDE, "continuous_update": False, "min": 0}
