@@ -17,6 +17,7 @@ from cwr_utils.protocol import PRESETS, Protocol
 from cwr_utils.widgets.controls import Explorer, Gallery, Message, PhotoPanel
 
 TOP = 20
+NOTHING = -1  # instead of a second class
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class CamExplorer(Explorer):
         """What is shown now."""
         chosen = (self.first.value, self.second.value)
         return CamView(
-            tuple(dict.fromkeys(c for c in chosen if c is not None)),
+            tuple(dict.fromkeys(c for c in chosen if c != NOTHING)),
             self.opacity.value,
             self.colours.value,
             self.scale.value,
@@ -167,7 +168,7 @@ class CamExplorer(Explorer):
         self._quiet = True
         self.first.options = options
         self.first.value = options[0][1]
-        self.second.options = [("nothing", None), *options]
+        self.second.options = [("nothing", NOTHING), *options]
         self.second.value = options[1][1]
         self._quiet = False
 

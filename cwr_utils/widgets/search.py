@@ -227,10 +227,9 @@ class SearchExplorer(Explorer):
             "Layers are those whose stores are in the cache folder; another one comes "
             "with notebook 2 and its parameter <code>feature_layer</code>."
         )
-        settings = ipywidgets.HBox(
-            [ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:] + [note])]
-        )
-        shown = ipywidgets.VBox([settings, self.message, self.results, self.match])
+        columns = ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])
+        rows = [ipywidgets.HBox(columns), note, self.message, self.results, self.match]
+        shown = ipywidgets.VBox(rows)
         super().__init__([ipywidgets.HBox([self.panel, shown])])
 
     def still(self) -> Picture:
