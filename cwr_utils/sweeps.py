@@ -283,14 +283,7 @@ def _run_cell(
     # A cell that stops half-way must not pass for its earlier run.
     (folder / "run.json").unlink(missing_ok=True)
     for notebook in notebooks:
-        runs.run_notebook(
-            notebook,
-            parameters,
-            folder / "executed",
-            engine_name=_ENGINE,
-            warm=kernel,
-            progress_bar=False,
-        )
+        kernel.run(notebook, parameters, folder / "executed")
 
 
 def _join(results: Path, names: Sequence[str]) -> None:
@@ -357,6 +350,17 @@ class WarmKernel:
         self._sockets.cleanup()
         if self._loop is not None:
             self._loop.close()
+
+    def run(self, name: str, parameters: Mapping[str, Any], output: Path) -> None:
+        """Run a notebook; arguments and errors are those of `runs.run_notebook`."""
+        runs.run_notebook(
+            name,
+            parameters,
+            output,
+            engine_name=_ENGINE,
+            warm=self,
+            progress_bar=False,
+        )
 
     def execute(self, notebook, kernel_name: str, resources: dict) -> None:
         """Execute a notebook, from the thread of the first one.

@@ -18,8 +18,10 @@ from PIL import Image
 from project import metrics
 
 from cwr_utils import __main__ as command
-from cwr_utils import aggregation, datasets, runs
+from cwr_utils import aggregation, datasets, extraction, runs
 from cwr_utils.datasets import DatasetError
+from cwr_utils.retrieval import Method
+from cwr_utils.store import StoreError
 
 EXTRACT, AGGREGATE, EVALUATE = runs.NOTEBOOKS[2:5]
 
@@ -425,6 +427,49 @@ def test_a_data_set_without_distractors_cannot_whiten_itself(photos):
 def test_a_folder_without_queries_is_refused(photos):
     with pytest.raises(DatasetError, match=r"plain has no queries. Put a groups\.csv"):
         runs.load_data(str(photos / "plain"), "", str(photos / "first"), "")
+
+
+# Kernels that run one notebook many times
+
+
+def test_runs_in_one_kernel_share_stores_and_have_records_of_their_own(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "_shared", {})
+    monkeypatch.setattr(runs.networks, "load", lambda name, seed: tiny.network())
+    monkeypatch.setattr(extraction, "Describer", tiny.describer)
+    names = runs.defaults("one_method") | {
+        "dataset": str(photos / "first"),
+        "whitening_dataset": str(photos / "plain"),
+        "resize": tiny.RESIZE,
+        "power": 1.0,
+        "cache_dir": str(tmp_path),
+        "results_dir": str(tmp_path / "first"),
+    }
+    work = runs.open_workbench("one_method", names)
+    path = work.store_path(work.data)
+    extraction.extract(work.data, work.network, path / "database", work.conf)
+    extraction.extract_queries(work.data, work.network, path / "queries", work.conf)
+    path = work.store_path(work.training) / "database"
+    extraction.extract(work.training, work.network, path, work.conf)
+
+    def open_shared(**changes):
+        return runs.open_shared("one_method", names | changes)
+
+    first, stores = open_shared()
+    method = Method("online", 2, 2, 4)
+    stores.run(method)
+    assert list((path / "whitening").glob("*.npz"))  # for other kernels
+    second, again = open_shared(num_classes=3, results_dir=str(tmp_path / "second"))
+    assert again is stores and second.data is first.data
+    assert second.record.results_dir == tmp_path / "second"
+    assert second.record.parameters["num_classes"] == 3
+    assert first.record.parameters["num_classes"] == names["num_classes"]
+    with pytest.raises(StoreError, match="No store at .*power2"):
+        open_shared(power=2.0)
+    _, other = open_shared()
+    assert other is not stores
+    assert other.run(method).rankings == stores.run(method).rankings
 
 
 # Demo

@@ -3,7 +3,9 @@
 import io
 import os
 import pickle
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -197,6 +199,61 @@ def test_other_files_are_refused(tmp_path, fitted):
     np.savez(tmp_path / "shapes.npz", **{**vars(fitted), "mean": np.ones(3)})
     with pytest.raises(WhiteningError, match="no whitening file"):
         Whitening.load(tmp_path / "shapes.npz")
+
+
+class Vectors:
+    """Training vectors that count how often they are asked for."""
+
+    def __init__(self, seed=0):
+        self.seed, self.calls = seed, 0
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep(0.02)
+        return vectors(60, seed=self.seed)
+
+
+def same(first, second):
+    return all(
+        np.array_equal(getattr(first, name), value)
+        for name, value in vars(second).items()
+    )
+
+
+def test_a_whitening_is_fitted_once_by_all_who_ask(tmp_path):
+    asked = Vectors()
+
+    def ask(_):
+        return whitening.fit_once(tmp_path / "new", {"layer": "a"}, asked, "generated")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert asked.calls == 1
+    assert all(same(one, whitening.fit(vectors(60), "generated")) for one in found)
+    assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".npz"]
+
+
+@pytest.mark.parametrize(
+    ("key", "source"), [({"layer": "b"}, "generated"), ({"layer": "a"}, "others")]
+)
+def test_another_key_or_source_is_another_file(tmp_path, key, source):
+    first, second = Vectors(), Vectors(seed=1)
+    whitening.fit_once(tmp_path, {"layer": "a"}, first, "generated")
+    found = whitening.fit_once(tmp_path, key, second, source)
+    assert second.calls == 1 and same(found, whitening.fit(vectors(60, seed=1), source))
+
+
+def test_a_damaged_file_is_fitted_again_and_said(tmp_path, capsys):
+    asked = Vectors()
+    for calls in (1, 2, 2):
+        found = whitening.fit_once(tmp_path, {}, asked, "generated")
+        assert asked.calls == calls
+        assert same(found, whitening.fit(vectors(60), "generated"))
+        (file,) = tmp_path.iterdir()
+        if calls == 1:
+            assert capsys.readouterr().out == ""
+            file.write_bytes(file.read_bytes()[:-200])
+    assert f"{file} is no whitening file" in capsys.readouterr().out
 
 
 def test_photos_under_test_are_refused_by_content():
