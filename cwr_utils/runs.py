@@ -244,8 +244,9 @@ def open_workbench(notebook: str, namespace: Mapping[str, Any]) -> Workbench:
         namespace["whitening_root"],
         namespace["limit"],
     )
-    network = networks.load(namespace["network"], seed=namespace["seed"])
     flags = protocol.get(namespace["protocol"])
+    network = networks.load(namespace["network"], seed=namespace["seed"])
+    network = networks.under(network, flags)
     conf = ExtractionConf.with_protocol(
         flags,
         layer=namespace["feature_layer"],

@@ -29,6 +29,7 @@ ROWS = {
     "retrieval": 4,
     "figures": 4,
     "explain": 5,
+    "flag_costs": 5,
     "runs": 6,
     "__main__": 6,
 }
