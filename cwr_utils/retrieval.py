@@ -4,6 +4,7 @@ A `Method` names the setting; `Retrieval` holds the stores of one data set and s
 whitenings, descriptors and region matches between the methods that it runs.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from cwr_utils.extraction import (
     ExtractionConf,
     ImageMaps,
     query_content,
+    query_folder,
     store_path,
 )
 from cwr_utils.networks import CamNetwork
 from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.protocol import PRESETS, Protocol
+from cwr_utils.reranking import HEAT_MAP_CLASSES
 from cwr_utils.store import Store, StoreError
 from cwr_utils.whitening import Whitening
 
@@ -36,6 +39,15 @@ REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 VECTOR_SETTINGS = ("network", "weights_sha256", "layer", "power", "flip_negative_cams")
 # Settings of the extraction that a row of a table needs besides its method's.
 _ROW_SETTINGS = ("network", "weights_sha256", "layer", "resize", "power")
+# What a match of a query and a photo depends on, besides the stores.
+MATCH_FLAGS = (
+    "flip_negative_cams",
+    "repeat_previous_class",
+    "rerank_thresholds",
+    "rerank_largest",
+    "rerank_fallback",
+    "rerank_squares_upright",
+)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
 _NAMES = {
@@ -366,13 +378,14 @@ class Retrieval:
         """
         if method.aggregation == "online":
             classes = self._query_classes(query, method.num_classes)
-            descriptors = self._online(method).descriptors(classes)
-            return self._query_vector(method, query, classes), descriptors[len(classes)]
+            descriptors = self._online_descriptors(method, classes)
+            return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "theme":
             classes = self._first(self.theme, method.num_classes, "theme list")
+            repeat = self.protocol.repeat_previous_class
+            key = ("theme", method.num_whitening_classes, method.dimensions, repeat)
             descriptors = self._remember(
-                ("theme", method.num_whitening_classes, method.dimensions, *classes),
-                lambda: self._online(method).descriptors(classes)[len(classes)],
+                (*key, *classes), lambda: self._online_descriptors(method, classes)
             )
             return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "offline":
@@ -391,6 +404,33 @@ class Retrieval:
         """Best CAM-box region of a photo for a query."""
         classes = self._query_classes(query, method.rerank_classes)
         return next(self._match(method, query, classes, [image]))
+
+    def under(self, protocol: Protocol, queries: Store | None = None) -> "Retrieval":
+        """The same photos under other flags of search and re-ranking.
+
+        Args:
+            protocol: the flags. What concerns extraction is not done anew.
+            queries: another store of the queries; this one's if None.
+
+        Returns:
+            A retrieval that shares what it remembers with this one.
+
+        Raises:
+            StoreError: as the constructor.
+        """
+        other = copy.copy(self)
+        other.protocol = protocol
+        if queries is not None:
+            _require_boxes(self.dataset, self.database, queries.require_complete())
+            _require_settings(self.database, queries, (*VECTOR_SETTINGS, "resize"))
+            other.queries = queries
+            shared = ("fit", "whitening", "offline", "theme")
+            other._memo = {
+                key: self._memo[key]
+                for key in self._memo
+                if key == "online" or key[0] in shared
+            }
+        return other
 
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
         """Per-query table of `evaluation.evaluate`.
@@ -494,29 +534,21 @@ class Retrieval:
         self, method: Method, query: int, classes: Sequence[int], images: Sequence[str]
     ) -> Iterator[reranking.Match]:
         """Best region of each image; each query and image is matched only once."""
-        key = ("match", method.num_whitening_classes, method.dimensions, *classes)
-        known = self._memo.setdefault((*key, query), {})
+        flags = [getattr(self.protocol, flag) for flag in MATCH_FLAGS]
+        key = ("match", method.num_whitening_classes, method.dimensions, *flags)
+        known = self._memo.setdefault((*key, *classes, query), {})
         new = [image for image in images if image not in known]
-        vector = self._query_vector(method, query, classes)
         maps = self.require_maps()
-        described = (
-            (
-                features,
-                reranking.query_cams(
-                    cam_maps,
-                    maps.network.class_weights,
-                    classes,
-                    self.protocol.flip_negative_cams,
-                ),
-            )
-            for features, cam_maps in maps.many(new)
-        )
+        # One class may describe a region, but two draw its boxes.
+        drawn = self.top_classes[query][: max(len(classes), HEAT_MAP_CLASSES)]
         found = reranking.best_regions(
-            vector,
-            described,
+            self._query_vector(method, query, classes),
+            maps.many(new, self.protocol.rerank_squares_upright),
+            maps.network.class_weights[:, drawn],
             self.fitted(method),
             self.protocol,
             self.database.config["power"],
+            len(classes),
         )
         known.update(zip(new, found, strict=True))
         return (known[image] for image in images)
@@ -539,7 +571,15 @@ class Retrieval:
             ("query", query), lambda: self.queries.read("class_vectors", [query])[0]
         )
         whitened = self.fitted(method)(vectors[list(classes)])
+        if self.protocol.repeat_previous_class:
+            whitened = aggregation.repeat_previous(whitened)
         return l2_normalize(whitened.sum(axis=0))
+
+    def _online_descriptors(self, method: Method, classes: list[int]) -> np.ndarray:
+        """(N, D) of all images by a list of classes."""
+        repeat = self.protocol.repeat_previous_class
+        index = self._online(method)
+        return index.descriptors(classes, repeat_empty=repeat)[len(classes)]
 
     def _online(self, method: Method) -> aggregation.OnlineIndex:
         key = (method.num_whitening_classes, method.dimensions)
@@ -550,12 +590,14 @@ class Retrieval:
         return index
 
     def _offline(self, method: Method, num_classes: Sequence[int] = ()) -> dict:
-        key = ("offline", method.num_whitening_classes, method.dimensions)
+        repeat = self.protocol.repeat_previous_class
+        key = ("offline", method.num_whitening_classes, method.dimensions, repeat)
         known = self._memo.setdefault(key, {})
         new = {method.num_classes, *num_classes} - known.keys()
         if new:
+            fitted = self.fitted(method)
             known.update(
-                aggregation.offline(self.database, self.fitted(method), sorted(new))
+                aggregation.offline(self.database, fitted, sorted(new), repeat)
             )
         return known
 
@@ -633,7 +675,7 @@ def open_retrieval(
     return Retrieval(
         dataset,
         Store.open(folder / "database"),
-        Store.open(folder / "queries"),
+        Store.open(folder / query_folder(conf)),
         fitted_on,
         protocol=protocol,
         maps=ImageMaps(dataset, network, conf),
