@@ -249,6 +249,8 @@ def test_imagenet_weights_are_found_or_explained(tmp_path, monkeypatch, theano_f
         networks.load("vgg16-cam")
     for part in (
         *vgg16_cam.FILES,
+        vgg16_cam.AUTHORS_URL,
+        vgg16_cam.ZHOU_URL,
         "82 MB",
         "72 MB",
         "github.com/imatge-upc/retrieval-2017-cam",
@@ -263,6 +265,10 @@ def test_imagenet_weights_are_found_or_explained(tmp_path, monkeypatch, theano_f
     network = load("imagenet")
     path = weights_folder() / theano_file.name
     assert network.weights_sha256 == load(path).weights_sha256
+    networks.save_weights(network, weights_folder() / vgg16_cam.FILES[2])
+    path.unlink()
+    logits = load("imagenet").maps(IMAGES)["logits"]
+    np.testing.assert_array_equal(logits, network.maps(IMAGES)["logits"])
 
 
 # The published size
