@@ -345,7 +345,9 @@ def _read_header(path: str | Path) -> tuple[Size, int]:
     """(width, height) as stored, and the EXIF orientation 1..8 (1 = upright)."""
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            # The method of PNG files decodes all pixels, to find a tag behind them;
+            # the standard has it before them.
+            orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
             return image.size, orientation if orientation in range(1, 9) else 1
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file.") from error
