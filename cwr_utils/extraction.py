@@ -448,7 +448,8 @@ class ImageMaps:
             squares_upright: see `Protocol.rerank_squares_upright`.
 
         Returns:
-            `features` (H, W, K) and `cam_maps` (h, w, M), float16.
+            `features` (H, W, K) and `cam_maps` (h, w, M), float16, or float32 where
+            that would overflow.
         """
         return next(self.many([name], squares_upright))
 
@@ -481,10 +482,7 @@ class ImageMaps:
 
     def _compute(self, key: tuple[str, bool], photo: np.ndarray):
         maps = self.network.maps(photo[None], self.layer)
-        entry = (
-            maps["features"][0].astype(np.float16),
-            maps["cam_maps"][0].astype(np.float16),
-        )
+        entry = _half(maps["features"][0]), _half(maps["cam_maps"][0])
         with self._lock:
             self._kept[key] = entry
             self._bytes += sum(array.nbytes for array in entry)
@@ -616,6 +614,12 @@ def _query_grid(describer: Describer, dataset: Dataset, query: Query):
     cells = describer.query_cells(query.box, (width, height), (columns, rows))
     x1, y1, x2, y2 = cells
     return y2 - y1, x2 - x1
+
+
+def _half(maps: np.ndarray) -> np.ndarray:
+    """Half the memory, where the values fit: those of random ResNets do not."""
+    fits = np.abs(maps).max() <= np.finfo(np.float16).max
+    return maps.astype(np.float16) if fits else maps
 
 
 def _write(store, number, values, on_block) -> None:
