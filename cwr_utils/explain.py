@@ -86,6 +86,28 @@ def diagnose(stores: Retrieval, before: Result, after: Result) -> pd.DataFrame:
     return evaluation.compare(*tables).merge(wrong, on="query")
 
 
+def ap_picture(table: pd.DataFrame, before: str, after: str) -> dict[str, Any]:
+    """Two methods or runs query by query, as `figures.ap_bars` takes them.
+
+    Args:
+        table: of `evaluation.compare`.
+        before: name of the one.
+        after: name of the other.
+
+    Returns:
+        Keyword arguments; the intervals are those of `evaluation.bootstrap`.
+    """
+    names = {"before": before, "after": after, "difference": "difference"}
+    long = table.melt("query", ["before", "after"], "method", "ap")
+    return {
+        "per_query": long.assign(method=long["method"].map(names)),
+        "intervals": {
+            name: evaluation.bootstrap(table[column], table["landmark"])[1:3]
+            for column, name in names.items()
+        },
+    }
+
+
 def embedding(descriptors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Descriptors on a plane: t-SNE from the first two principal components.
 

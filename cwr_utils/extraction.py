@@ -33,7 +33,7 @@ from cwr_utils.images import (
 )
 from cwr_utils.networks import CamNetwork, compile_options, top_classes
 from cwr_utils.protocol import Protocol
-from cwr_utils.store import ArraySpec, Store
+from cwr_utils.store import ArraySpec, MemoryStore, Store
 
 MOST_TOP_CLASSES = 64
 DECODERS = 4
@@ -301,7 +301,7 @@ def extract(
         path,
         _config(describer, dataset, queries=False),
         {name: hashes[name] for name in dataset.images},
-        _array_specs(describer, {describer.grid(size) for size in sizes}),
+        _array_specs(describer, _most_regions({describer.grid(s) for s in sizes})),
         block,
     )
     missing = store.missing_blocks()
@@ -382,7 +382,7 @@ def extract_queries(
         path,
         _config(describer, dataset, queries=True),
         {q.name: query_content(q, hashes[q.image]) for q in dataset.queries},
-        _array_specs(describer, grids),
+        _array_specs(describer, _most_regions(grids)),
         block=8,
     )
     missing = store.missing_blocks()
@@ -406,6 +406,31 @@ def extract_queries(
                 number,
                 {n: np.concatenate([d[n] for d in described]) for n in described[0]},
             )
+    return store
+
+
+def describe_query(
+    describer: Describer, query: Query, photo: np.ndarray, sha256: str
+) -> MemoryStore:
+    """Describe one query that need not be part of a data set, in memory.
+
+    Args:
+        describer: of all classes.
+        query: its name and box.
+        photo: (H, W, 3) uint8 RGB.
+        sha256: of the photo's content.
+
+    Returns:
+        A complete store of one entry.
+    """
+    described = describer.describe_query(photo, query.box)
+    described = {name: array[None] for name, array in described.items()}
+    store = MemoryStore(
+        _config(describer, Dataset(query.name, (), (query,), "", {}), queries=True),
+        {query.name: query_content(query, sha256)},
+        _array_specs(describer, described["regions"].shape[2]),
+    )
+    store.write_block(0, _finish(described, store))
     return store
 
 
@@ -569,12 +594,15 @@ def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, 
     }
 
 
-def _array_specs(describer: Describer, grids: Iterable) -> dict[str, ArraySpec]:
+def _most_regions(grids: Iterable[tuple[int, int]]) -> int:
+    return max(len(pooling.rmac_regions(*grid)) for grid in grids)
+
+
+def _array_specs(describer: Describer, regions: int) -> dict[str, ArraySpec]:
     """Arrays of a store; `class_vectors`, the largest, is written last."""
     classes, channels = len(describer.network.class_names), describer.channels
     kept = describer.conf.classes or classes
     top = describer.conf.classes or min(classes, MOST_TOP_CLASSES)
-    regions = max(len(pooling.rmac_regions(*grid)) for grid in grids)
     return {
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),

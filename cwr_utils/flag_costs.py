@@ -64,7 +64,7 @@ class Run:
         folder = store_path(self.cache_dir, data, network, conf)
         queries = extract_queries(data, network, folder / query_folder(conf), conf)
         if folder == store_path(self.cache_dir, data, self.network, self.conf):
-            return self.stores.under(protocol, queries)
+            return self.stores.ask(data.queries, queries).under(protocol)
         database = extract(data, network, folder / "database", conf)
         folder = store_path(self.cache_dir, self.training, network, conf)
         fitted_on = extract(self.training, network, folder / "database", conf)

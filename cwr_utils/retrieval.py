@@ -216,7 +216,8 @@ class Retrieval:
         self.maps = maps
         self._theme = list(theme) if theme is not None else None
         self._keep_whitenings = keep_whitenings
-        self._memo: dict = {}
+        self._memo: dict = {}  # of the database and the whitening
+        self._asked: dict = {}  # of the queries
         self._row = {name: row for row, name in enumerate(dataset.images)}
         _require_names("image", dataset.name, dataset.images, database)
         names = [query.name for query in dataset.queries]
@@ -254,7 +255,9 @@ class Retrieval:
     @property
     def top_classes(self) -> np.ndarray:
         """(Q, n) each query's most probable classes, from its cropped region."""
-        return self._remember("top_classes", lambda: self.queries.read("top_classes"))
+        return self._remember(
+            "top_classes", lambda: self.queries.read("top_classes"), self._asked
+        )
 
     @property
     def theme(self) -> list[int]:
@@ -264,6 +267,25 @@ class Retrieval:
             top = training.read("top_classes", rows)[:, :THEME_TOP_CLASSES]
             self._theme = aggregation.theme_classes(top, MOST_TOP_CLASSES)
         return self._theme
+
+    def ask(self, queries: Sequence[Query], described: Store) -> "Retrieval":
+        """Put other queries to the same database; what was computed for it is shared.
+
+        Args:
+            queries: those to run.
+            described: their store.
+
+        Raises:
+            StoreError: if the store is of other queries or settings.
+        """
+        other = copy.copy(self)
+        other.dataset = replace(self.dataset, queries=tuple(queries))
+        other.queries = described.require_complete()
+        other._asked = {}
+        _require_names("query", self.dataset.name, [q.name for q in queries], described)
+        _require_boxes(other.dataset, self.database, described)
+        _require_settings(self.database, described, (*VECTOR_SETTINGS, "resize"))
+        return other
 
     def whitening(self, method: Method) -> Whitening | None:
         """The whitening a method uses, fitted once; None if it uses none."""
@@ -393,7 +415,13 @@ class Retrieval:
             descriptors = self._offline(method)[method.num_classes]
             return self._query_vector(method, query, classes), descriptors
         key = ("baseline", method.aggregation, method.dimensions)
-        vectors, descriptors = self._remember(key, lambda: self._baseline(method))
+        vectors, descriptors = (
+            self._remember(key, lambda store=store: self._baseline(method, store), memo)
+            for store, memo in (
+                (self.queries, self._asked),
+                (self.database, self._memo),
+            )
+        )
         return vectors[query], descriptors
 
     def offline_curve(self, method: Method, num_classes: Sequence[int]) -> None:
@@ -405,31 +433,13 @@ class Retrieval:
         classes = self._query_classes(query, method.rerank_classes)
         return next(self._match(method, query, classes, [image]))
 
-    def under(self, protocol: Protocol, queries: Store | None = None) -> "Retrieval":
-        """The same photos under other flags of search and re-ranking.
+    def under(self, protocol: Protocol) -> "Retrieval":
+        """The same stores under other flags of search and re-ranking.
 
-        Args:
-            protocol: the flags. What concerns extraction is not done anew.
-            queries: another store of the queries; this one's if None.
-
-        Returns:
-            A retrieval that shares what it remembers with this one.
-
-        Raises:
-            StoreError: as the constructor.
+        What concerns extraction is not done anew; what was computed is shared.
         """
         other = copy.copy(self)
         other.protocol = protocol
-        if queries is not None:
-            _require_boxes(self.dataset, self.database, queries.require_complete())
-            _require_settings(self.database, queries, (*VECTOR_SETTINGS, "resize"))
-            other.queries = queries
-            shared = ("fit", "whitening", "offline", "theme")
-            other._memo = {
-                key: self._memo[key]
-                for key in self._memo
-                if key == "online" or key[0] in shared
-            }
         return other
 
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
@@ -536,7 +546,7 @@ class Retrieval:
         """Best region of each image; each query and image is matched only once."""
         flags = [getattr(self.protocol, flag) for flag in MATCH_FLAGS]
         key = ("match", method.num_whitening_classes, method.dimensions, *flags)
-        known = self._memo.setdefault((*key, *classes, query), {})
+        known = self._asked.setdefault((*key, *classes, query), {})
         new = [image for image in images if image not in known]
         maps = self.require_maps()
         # One class may describe a region, but two draw its boxes.
@@ -568,7 +578,9 @@ class Retrieval:
     def _query_vector(self, method: Method, query: int, classes) -> np.ndarray:
         """(D,) sum of the query's whitened class vectors."""
         vectors = self._remember(
-            ("query", query), lambda: self.queries.read("class_vectors", [query])[0]
+            ("query", query),
+            lambda: self.queries.read("class_vectors", [query])[0],
+            self._asked,
         )
         whitened = self.fitted(method)(vectors[list(classes)])
         if self.protocol.repeat_previous_class:
@@ -601,19 +613,15 @@ class Retrieval:
             )
         return known
 
-    def _baseline(self, method: Method) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, D) and (N, D) descriptors of a global or regional baseline."""
+    def _baseline(self, method: Method, store: Store) -> np.ndarray:
+        """(n, D) descriptors of a global or regional baseline."""
         fitted = self.whitening(method)
-        stores = (self.queries, self.database)
         if method.aggregation in REGION_AGGREGATIONS:
             column = REGION_AGGREGATIONS.index(method.aggregation)
-            vectors = [store.read("regions")[:, column] for store in stores]
-            pooled = [aggregation.regions(v, fitted) for v in vectors]
-        else:
-            column = GLOBAL_POOLINGS.index(method.aggregation)
-            vectors = [store.read("globals")[:, column] for store in stores]
-            pooled = [fitted(v) if fitted else l2_normalize(v) for v in vectors]
-        return pooled[0], pooled[1]
+            return aggregation.regions(store.read("regions")[:, column], fitted)
+        column = GLOBAL_POOLINGS.index(method.aggregation)
+        vectors = store.read("globals")[:, column]
+        return fitted(vectors) if fitted else l2_normalize(vectors)
 
     def _training_vectors(self, method: Method) -> np.ndarray:
         """(n, K) vectors that the whitening of a method is fitted on."""
@@ -638,10 +646,11 @@ class Retrieval:
             )
         return self.training, self._training_rows
 
-    def _remember(self, key, compute):
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return self._memo[key]
+    def _remember(self, key, compute, memo: dict | None = None):
+        memo = self._memo if memo is None else memo
+        if key not in memo:
+            memo[key] = compute()
+        return memo[key]
 
 
 def open_retrieval(
