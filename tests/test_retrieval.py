@@ -274,6 +274,9 @@ def test_self_match_follows_the_ground_truth(make, data, stores):
     mean = evaluation_module.mean_average_precision
     assert row["mAP"] == row["mAP_without_self"] == mean(rule)
     assert row["mAP_with_self"] == mean(own)
+    interval = evaluation_module.bootstrap(rule["ap"], rule["landmark"])
+    assert (row["mAP_low"], row["mAP_high"]) == (interval.low, interval.high)
+    assert row["landmarks"] == 4
 
 
 # Honest whitening
@@ -445,7 +448,9 @@ def test_matches_are_computed_once(make, maps, monkeypatch):
     retrieving.run(replace(OFFLINE, **RERANK))
     asked = []
     many = maps.many
-    monkeypatch.setattr(maps, "many", lambda names: asked.append(names) or many(names))
+    monkeypatch.setattr(
+        maps, "many", lambda names, *_: asked.append(names) or many(names)
+    )
     retrieving.run(replace(OFFLINE, **RERANK, query_expansion=3))
     assert not any(asked)
     retrieving.run(replace(OFFLINE, rerank=10, rerank_classes=3))
