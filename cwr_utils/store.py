@@ -10,7 +10,7 @@ turn a damaged file into an error.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,7 +217,7 @@ class Store:
         Raises:
             StoreError: if a shard is missing or damaged.
         """
-        return self._result(self._arrays[name][images])
+        return self._result(self._arrays[name][images].read())
 
     def class_vectors(self, classes: Sequence[int], images: slice = slice(None)):
         """Read the vectors of given classes (online aggregation).
@@ -232,12 +232,27 @@ class Store:
         Raises:
             StoreError: if the store keeps only each image's own top classes.
         """
-        if self.config["classes"] is not None:
-            raise StoreError(
-                f"{self.path} keeps only the top {self.config['classes']} classes of "
-                "each image; online and theme aggregation need all (classes=None)."
-            )
-        return self._result(self._arrays["class_vectors"][images, list(classes)])
+        self._require_all_classes()
+        return self._result(self._arrays["class_vectors"][images, list(classes)].read())
+
+    def start_class(self, class_id: int) -> Callable[[], np.ndarray]:
+        """Start to read one class of all images, and go on.
+
+        Reads of several classes run together, while earlier ones are worked on.
+
+        Args:
+            class_id: the class.
+
+        Returns:
+            A function that waits for the (images, K) float16 vectors and returns them,
+            the same array each time.
+
+        Raises:
+            StoreError: if the store keeps only each image's own top classes.
+        """
+        self._require_all_classes()
+        future = self._arrays["class_vectors"][:, class_id].read()
+        return lambda: self._result(future)
 
     def iter_top_class_vectors(
         self, num_classes: int
@@ -264,7 +279,7 @@ class Store:
             images = slice(rows.start, rows.stop)
             if not everything:
                 vectors = self._arrays["class_vectors"][images, :num_classes]
-                yield images, self._result(vectors)
+                yield images, self._result(vectors.read())
                 continue
             # One contiguous read of the classes that this block needs is far quicker
             # than one small read for each image and class.
@@ -274,9 +289,16 @@ class Store:
             position = position.reshape(chosen.shape)
             yield images, vectors[np.arange(len(rows))[:, None], position]
 
-    def _result(self, view):
+    def _require_all_classes(self) -> None:
+        if self.config["classes"] is not None:
+            raise StoreError(
+                f"{self.path} keeps only the top {self.config['classes']} classes of "
+                "each image; online and theme aggregation need all (classes=None)."
+            )
+
+    def _result(self, future):
         try:
-            return view.read().result()
+            return future.result()
         except (ValueError, OSError) as error:
             raise StoreError(
                 f"Cannot read {self.path}: {error}. Delete the damaged shard that is "
