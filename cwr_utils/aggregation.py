@@ -8,8 +8,9 @@ image's own most probable (offline, OfA), the query's (online, OnA), or one fixe
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -94,7 +95,7 @@ class OnlineIndex:
         self.whitening = whitening
         per_class = 2 * len(store) * len(whitening.mean)
         self._capacity = max(1, cache_bytes // max(per_class, 1))
-        self._vectors: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._vectors: OrderedDict[int, Callable[[], np.ndarray]] = OrderedDict()
         self._scales: dict[int, np.ndarray] = {}  # (2, N), see `Whitening.scales`
 
     def descriptors(
@@ -138,27 +139,27 @@ class OnlineIndex:
         with _BLAS.limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as threads:
             for first in range(0, len(classes), CLASSES_TOGETHER):
                 together = classes[first : first + CLASSES_TOGETHER]
-                vectors = {c: self._vectors[c]() for c in together}
-                blocks = range(0, len(self.store), BLOCK_IMAGES)
-                new = {
-                    c: np.empty((2, len(self.store)), np.float32)
-                    for c in together
-                    if c not in self._scales
-                }
+                parts = []
+                for class_id in together:
+                    vectors = self._vectors[class_id]()
+                    scales = self._scales.get(class_id)
+                    if new := scales is None:
+                        scales = np.empty((2, len(self.store)), np.float32)
+                    parts.append((vectors, scales, new))
+                add = partial(self._add_block, parts, sums, factors)
+                list(threads.map(add, range(0, len(self.store), BLOCK_IMAGES)))
+                for class_id, (_, scales, _) in zip(together, parts, strict=True):
+                    self._scales[class_id] = scales
 
-                def add_block(start, together=together, vectors=vectors, new=new):
-                    rows = slice(start, start + BLOCK_IMAGES)
-                    for class_id in together:
-                        scaled = vectors[class_id][rows].astype(np.float32)
-                        if class_id in new:
-                            new[class_id][:, rows] = self.whitening.scales(scaled)
-                        scales = new.get(class_id, self._scales.get(class_id))
-                        scaled *= scales[0, rows, None]
-                        sums[rows] += scaled
-                        factors[rows] += scales[1, rows]
-
-                list(threads.map(add_block, blocks))
-                self._scales.update(new)
+    def _add_block(self, parts, sums, factors, start: int) -> None:
+        rows = slice(start, start + BLOCK_IMAGES)
+        for vectors, scales, new in parts:
+            scaled = vectors[rows].astype(np.float32)
+            if new:
+                scales[:, rows] = self.whitening.scales(scaled)
+            scaled *= scales[0, rows, None]
+            sums[rows] += scaled
+            factors[rows] += scales[1, rows]
 
     def _start(self, classes: list[int]) -> None:
         """Start to read the (N, K) vectors of those classes that are not in memory."""

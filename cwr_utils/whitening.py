@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -127,8 +128,8 @@ class Whitening:
     @cached_property
     def _triangle(self) -> tuple[np.ndarray, np.ndarray]:
         """(K, D) transposed triangular factor of the projection, and its offset."""
-        factor = np.linalg.qr(self.projection.T, mode="r").T
-        return np.ascontiguousarray(factor), self.mean @ factor
+        factor: Any = np.linalg.qr(self.projection.T, mode="r")
+        return np.ascontiguousarray(factor.T), factor @ self.mean
 
     def save(self, path: str | Path) -> None:
         """Write to an .npz file, whole or not at all."""
