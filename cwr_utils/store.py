@@ -193,7 +193,7 @@ class Store:
                     f"{(len(rows), *spec.shape)}; got {value.shape}."
                 )
             with np.errstate(over="ignore"):  # reported two lines below
-                value = value.astype(spec.dtype)
+                value = value.astype(spec.dtype, copy=False)
             if not np.isfinite(value).all():
                 raise ValueError(f"`{name}` of block {number} has NaN or overflow.")
             try:
