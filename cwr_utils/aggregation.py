@@ -93,7 +93,8 @@ class OnlineIndex:
         """
         self.store = store
         self.whitening = whitening
-        per_class = 2 * len(store) * len(whitening.mean)
+        itemsize = store.dtype("class_vectors").itemsize
+        per_class = itemsize * len(store) * len(whitening.mean)
         self._capacity = max(1, cache_bytes // max(per_class, 1))
         self._vectors: OrderedDict[int, Callable[[], np.ndarray]] = OrderedDict()
         self._scales: dict[int, np.ndarray] = {}  # (2, N), see `Whitening.scales`

@@ -55,6 +55,7 @@ class ExtractionConf:
             offline aggregation at a fraction of the size); None keeps all, so that
             online aggregation can choose any.
         power: exponent of the class vectors; 1 is the paper.
+        dtype: of the stored vectors, "float16" or, twice as large, "float32".
         flip_negative_cams: see `Protocol`.
         stretch_query_images: see `Protocol`.
         scale_query_box: see `Protocol`.
@@ -64,6 +65,7 @@ class ExtractionConf:
     resize: str = "1024x720"
     classes: int | None = None
     power: float = 1.0
+    dtype: str = "float16"
     flip_negative_cams: bool = False
     stretch_query_images: bool = False
     scale_query_box: bool = True
@@ -81,6 +83,10 @@ class ExtractionConf:
             )
         if not self.power > 0:
             raise ValueError(f"`power` must be above 0; got {self.power}.")
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(
+                f"`dtype` must be 'float16' or 'float32'; got {self.dtype!r}."
+            )
 
     @classmethod
     def with_protocol(cls, protocol: Protocol, **fields) -> "ExtractionConf":
@@ -115,7 +121,7 @@ class _Describe(keras.layers.Layer):
         cams = pooling.normalize_cams(cams, conf.flip_negative_cams)
         described = pooling.describe(maps["features"], cams, power=conf.power)
         # As stored: half the bytes leave the device, and NumPy casts slowly.
-        chosen["class_vectors"] = ops.cast(described["class_vectors"], "float16")
+        chosen["class_vectors"] = ops.cast(described["class_vectors"], conf.dtype)
         return {**described, **chosen, "logits": maps["logits"]}
 
 
@@ -166,8 +172,8 @@ class Describer:
             images: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            The arrays of `pooling.describe`, `class_vectors` as float16, and `logits`
-            (B, C).
+            The arrays of `pooling.describe`, class vectors in `conf.dtype`, and
+            `logits` (B, C).
         """
         size = images.shape[1:3]
         if size not in self._graphs:
@@ -576,6 +582,8 @@ def store_path(
         parts.append(f"top{conf.classes}")
     if conf.power != 1.0:
         parts.append(f"power{conf.power:g}")
+    if conf.dtype != "float16":
+        parts.append(conf.dtype)
     usual = ExtractionConf()
     for flag in ("flip_negative_cams", "stretch_query_images", "scale_query_box"):
         if getattr(conf, flag) != getattr(usual, flag):
@@ -606,18 +614,16 @@ def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, 
 def _array_specs(describer: Describer, grids: Iterable) -> dict[str, ArraySpec]:
     """Arrays of a store; `class_vectors`, the largest, is written last."""
     classes, channels = len(describer.network.class_names), describer.channels
-    kept = describer.conf.classes or classes
+    kept, dtype = describer.conf.classes or classes, describer.conf.dtype
     top = describer.conf.classes or min(classes, MOST_TOP_CLASSES)
     regions = max(len(pooling.rmac_regions(*grid)) for grid in grids)
     return {
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),
         "empty_cams": ArraySpec((), "int32"),
-        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), "float16"),
-        "regions": ArraySpec(
-            (len(pooling.REGION_POOLINGS), regions, channels), "float16"
-        ),
-        "class_vectors": ArraySpec((kept, channels), "float16", by_row=True),
+        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), dtype),
+        "regions": ArraySpec((len(pooling.REGION_POOLINGS), regions, channels), dtype),
+        "class_vectors": ArraySpec((kept, channels), dtype, by_row=True),
     }
 
 

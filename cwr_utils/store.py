@@ -149,6 +149,10 @@ class Store:
         """Shape of one image's entry in an array."""
         return self._specs[array].shape
 
+    def dtype(self, array: str) -> np.dtype:
+        """Data type of an array."""
+        return np.dtype(self._specs[array].dtype)
+
     @property
     def blocks(self) -> list[range]:
         """Image indices of each block."""
@@ -227,7 +231,7 @@ class Store:
             images: slice of the first axis.
 
         Returns:
-            (images, len(classes), K) float16, l2-normalised rows.
+            (images, len(classes), K) as stored, l2-normalised rows.
 
         Raises:
             StoreError: if the store keeps only each image's own top classes.
@@ -244,8 +248,8 @@ class Store:
             class_id: the class.
 
         Returns:
-            A function that waits for the (images, K) float16 vectors and returns them,
-            the same array each time.
+            A function that waits for the (images, K) vectors and returns them, the same
+            array each time.
 
         Raises:
             StoreError: if the store keeps only each image's own top classes.
@@ -263,7 +267,7 @@ class Store:
             num_classes: N_C, classes an image.
 
         Yields:
-            (slice of images, (images, num_classes, K) float16), most probable first.
+            (slice of images, (images, num_classes, K) as stored), most probable first.
 
         Raises:
             StoreError: if fewer classes than that are stored.

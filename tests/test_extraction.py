@@ -155,6 +155,16 @@ def test_a_power_is_applied_to_class_vectors_and_mean_regions(data, network, tmp
     )
 
 
+def test_a_store_of_float32_is_rounded_by_float16_only(store, data, network, tmp_path):
+    conf = replace(CONF, dtype="float32")
+    precise = extract(data, network, tmp_path / "s", conf, batch=1, block=4)
+    for name in ("class_vectors", "globals", "regions"):
+        assert precise.dtype(name) == np.float32
+        np.testing.assert_array_equal(
+            precise.read(name).astype(np.float16), store.read(name)
+        )
+
+
 def test_top_classes_mode_keeps_the_same_rows(store, data, network, tmp_path):
     count = 4
     kept = extract(
@@ -378,6 +388,7 @@ def test_a_complete_store_is_not_computed_again(store, data, network, monkeypatc
         ("resize", {"resize": "96x72"}),
         ("classes", {"classes": 3}),
         ("power", {"power": 2.0}),
+        ("dtype", {"dtype": "float32"}),
         ("flip_negative_cams", {"flip_negative_cams": True}),
         ("stretch_query_images", {"stretch_query_images": True}),
         ("scale_query_box", {"scale_query_box": False}),
@@ -560,6 +571,7 @@ def test_what_the_network_cannot_do_is_refused(data, network, tmp_path, conf, me
         ({"power": 0.0}, "`power` must be above 0"),
         ({"power": -1.0}, "`power` must be above 0"),
         ({"power": float("nan")}, "`power` must be above 0"),
+        ({"dtype": "float64"}, "`dtype` must be 'float16' or 'float32'"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields, message):
