@@ -1,10 +1,11 @@
 """Two ways of doing the same work, timed in turns; `make bench` keeps the ratio.
 
-Without ``--benchmark-enable`` every benchmark runs once at a tiny size, as a test. Times
-are never asserted, results always.
+Without ``--benchmark-enable`` every benchmark runs once at a tiny size, as a test.
+Times are never asserted, results always.
 """
 
 import json
+import re
 import statistics
 import time
 from importlib import metadata
@@ -104,7 +105,7 @@ def write(name, facts):
     facts["machine"] = {"cpu": cpu.get("brand_raw"), "cores": cpu.get("count")}
     facts["versions"] = {name: metadata.version(name) for name in VERSIONS}
     facts["date"] = time.strftime("%Y-%m-%d")
-    name = name.removeprefix("test_bench_").replace("[", "-").rstrip("]")
+    name = re.sub(r"\W+", "-", name.removeprefix("test_bench_")).strip("-")
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts, indent=1, default=float)
     (RESULTS / f"{name}.json").write_text(text + "\n")

@@ -83,21 +83,19 @@ def test_bench_pooling_against_bare_products(compare, maps, graph):
         target="<= 2",
         names=("graph", "bare products"),
     )
-    assert bare.predict_on_batch(flat).shape == graph.output_shape
+    assert bare.predict_on_batch(flat).shape[1:] == graph.output_shape[1:]
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "target"),
+    ("name", "layer"),
     [
-        ("efficientnet-lite0", None, "<= 1.25"),
-        ("efficientnet-lite0", "block6b_expand_relu", "<= 1.25"),
-        ("vgg16-cam", None, "<= 1.05"),
+        ("efficientnet-lite0", "block6a_expand_relu"),
+        ("efficientnet-lite0", "block6b_expand_relu"),
+        ("vgg16-cam", None),
     ],
 )
 @pytest.mark.parametrize("what", ["class vectors", "all arrays"])
-def test_bench_graph_adds_to_the_forward_pass(
-    compare, full_size, name, layer, target, what
-):
+def test_bench_graph_adds_to_the_forward_pass(compare, full_size, name, layer, what):
     """From a photo: logits alone, and with class vectors, or with the baselines too."""
     if not full_size:
         name, layer = "tiny", tiny.LAYER
@@ -118,7 +116,7 @@ def test_bench_graph_adds_to_the_forward_pass(
         lambda: graph.predict_on_batch(photo),
         lambda: forward.predict_on_batch(photo),
         rounds=5 if name == "vgg16-cam" else 25,
-        target=target,
+        target="<= 1.05" if name == "vgg16-cam" else "<= 1.25",
         names=(what, "forward pass"),
     )
     logits = forward.predict_on_batch(photo)
