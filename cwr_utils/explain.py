@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.manifold import TSNE
 
-from cwr_utils import evaluation, reranking
+from cwr_utils import aggregation, evaluation, reranking
 from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
@@ -222,15 +222,16 @@ def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> d
         protocol knows no whole photo and no box was large enough.
     """
     photo = read_image(stores.dataset.path(image))
-    # The classes of the match, or its boxes might not be these to the cell.
-    classes = stores.top_classes[number][: method.rerank_classes].tolist()
+    classes = stores.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
     features, cams = class_maps(stores, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
     cells = {
         f"{threshold:.0%}": box
         for threshold in stores.protocol.rerank_thresholds
-        for box in reranking.cam_boxes(heat, [threshold])
+        for box in reranking.cam_boxes(
+            heat, [threshold], largest=stores.protocol.rerank_largest
+        )
     }
     region = stores.match_region(method, number, image).box
     best = next((name for name, box in cells.items() if box == region), None)
@@ -251,10 +252,23 @@ def class_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (H, W, K) of a photo and normalised CAMs (h, w, C) of some classes."""
     maps = stores.require_maps()
-    features, cam_maps = maps(image)
+    features, cam_maps = maps(image, stores.protocol.rerank_squares_upright)
     flip = stores.protocol.flip_negative_cams
     cams = reranking.query_cams(cam_maps, maps.network.class_weights, classes, flip)
     return features, np.asarray(cams)
+
+
+def frequent_classes(stores: Retrieval, top: int = 64) -> tuple[list[str], np.ndarray]:
+    """The classes most often among the queries' `top` most probable ones (Fig. 5a).
+
+    Returns:
+        `top` names, most frequent first, and their shares of the queries.
+    """
+    classes = stores.top_classes[:, :top]
+    frequent = aggregation.theme_classes(classes, top)
+    names = stores.require_maps().network.class_names
+    shares = aggregation.class_frequencies(classes, frequent)
+    return [names[c] for c in frequent], shares
 
 
 def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from cwr_utils.extraction import (
     ExtractionConf,
     ImageMaps,
     query_content,
+    query_folder,
     store_path,
 )
 from cwr_utils.networks import CamNetwork
 from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.protocol import PRESETS, Protocol
+from cwr_utils.reranking import HEAT_MAP_CLASSES
 from cwr_utils.store import Store, StoreError
 from cwr_utils.whitening import Whitening
 
@@ -35,6 +37,17 @@ CLASS_AGGREGATIONS = ("offline", "online", "theme")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 # What has to be the same where vectors are compared.
 VECTOR_SETTINGS = ("network", "weights_sha256", "layer", "power", "flip_negative_cams")
+# Settings of the extraction that a row of a table needs besides its method's.
+_ROW_SETTINGS = ("network", "weights_sha256", "layer", "resize", "power")
+# What a match of a query and a photo depends on, besides the stores.
+MATCH_FLAGS = (
+    "flip_negative_cams",
+    "repeat_previous_class",
+    "rerank_thresholds",
+    "rerank_largest",
+    "rerank_fallback",
+    "rerank_squares_upright",
+)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
 _NAMES = {
@@ -168,6 +181,7 @@ class Retrieval:
         protocol: Protocol = PRESETS["corrected"],
         maps: ImageMaps | None = None,
         theme: Sequence[int] | None = None,
+        keep_whitenings: bool = False,
         i_know_this_fits_whitening_on_the_test_set: bool = False,
     ):
         """Hold the stores and check that they may be used together.
@@ -183,6 +197,8 @@ class Retrieval:
             maps: feature and CAM maps of `dataset`, for re-ranking.
             theme: fixed class list; the most frequent top classes of the training
                 photos if None.
+            keep_whitenings: keep what was fitted in the folder of `training`, for
+                other processes and later runs.
             i_know_this_fits_whitening_on_the_test_set: allow training photos that are
                 searched, distractors among them.
 
@@ -199,6 +215,7 @@ class Retrieval:
         self.protocol = protocol
         self.maps = maps
         self._theme = list(theme) if theme is not None else None
+        self._keep_whitenings = keep_whitenings
         self._memo: dict = {}  # of the database and the whitening
         self._asked: dict = {}  # of the queries
         self._row = {name: row for row, name in enumerate(dataset.images)}
@@ -280,16 +297,55 @@ class Retrieval:
         Raises:
             WhiteningError: if the training photos cannot support the dimensions.
         """
-        classes = method.num_whitening_classes if method.by_class else 0
-        kind = "class" if method.by_class else method.aggregation
-        fitted = self._remember(
-            ("fit", kind, classes),
-            lambda: whitening.fit(self._training_vectors(method), self.source),
-        )
         return self._remember(
-            ("whitening", kind, classes, method.dimensions),
-            lambda: fitted.keep(method.dimensions),
+            ("whitening", *_trained_on(method), method.dimensions),
+            lambda: self._fit(method).keep(method.dimensions),
         )
+
+    def supported(self, method: Method) -> Method:
+        """A method with D lowered to half of its whitening vectors if it is above that.
+
+        n vectors support n - 1 dimensions, but the last ones are mostly noise: with
+        N_pca = 1 a small whitening set gives little more than nothing for D = 512.
+        """
+        if not method.dimensions:
+            return method
+        fitted = self._fit(method)
+        most = max(1, min(fitted.vectors // 2, fitted.dimensions))
+        return replace(method, dimensions=min(method.dimensions, most))
+
+    def forget_descriptors(self) -> None:
+        """Free the memory of descriptors that other methods would use again.
+
+        Whitenings, whitened classes (one setting) and region matches stay.
+        """
+        for key in list(self._memo):
+            if key[0] in ("offline", "theme", "baseline"):
+                del self._memo[key]
+
+    def _fit(self, method: Method) -> Whitening:
+        """The whitening of a method with every axis that its vectors support."""
+
+        def compute() -> Whitening:
+            training, rows = self._require_training()
+            if not self._keep_whitenings:
+                return whitening.fit(self._training_vectors(method), self.source)
+            key = {
+                "trained on": _trained_on(method),
+                "config": training.config,
+                "photos": [
+                    [name, training.hashes[name]]
+                    for name in np.array(training.names)[rows].tolist()
+                ],
+            }
+            return whitening.fit_once(
+                training.path / "whitening",
+                key,
+                lambda: self._training_vectors(method),
+                self.source,
+            )
+
+        return self._remember(("fit", *_trained_on(method)), compute)
 
     def require_maps(self) -> ImageMaps:
         """The maps.
@@ -344,13 +400,14 @@ class Retrieval:
         """
         if method.aggregation == "online":
             classes = self._query_classes(query, method.num_classes)
-            descriptors = self._online(method).descriptors(classes)
-            return self._query_vector(method, query, classes), descriptors[len(classes)]
+            descriptors = self._online_descriptors(method, classes)
+            return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "theme":
             classes = self._first(self.theme, method.num_classes, "theme list")
+            repeat = self.protocol.repeat_previous_class
+            key = ("theme", method.num_whitening_classes, method.dimensions, repeat)
             descriptors = self._remember(
-                ("theme", method.num_whitening_classes, method.dimensions, *classes),
-                lambda: self._online(method).descriptors(classes)[len(classes)],
+                (*key, *classes), lambda: self._online_descriptors(method, classes)
             )
             return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "offline":
@@ -375,6 +432,15 @@ class Retrieval:
         """Best CAM-box region of a photo for a query."""
         classes = self._query_classes(query, method.rerank_classes)
         return next(self._match(method, query, classes, [image]))
+
+    def under(self, protocol: Protocol) -> "Retrieval":
+        """The same stores under other flags of search and re-ranking.
+
+        What concerns extraction is not done anew; what was computed is shared.
+        """
+        other = copy.copy(self)
+        other.protocol = protocol
+        return other
 
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
         """Per-query table of `evaluation.evaluate`.
@@ -426,6 +492,7 @@ class Retrieval:
             "mAP_without_self": mean[False],
             **asdict(result.method),
             "slug": result.method.slug,
+            **{name: self.database.config[name] for name in _ROW_SETTINGS},
             "protocol": self.protocol.name,
             "whitening": used.source if used else "",
             "whitening_vectors": used.vectors if used else 0,
@@ -477,29 +544,21 @@ class Retrieval:
         self, method: Method, query: int, classes: Sequence[int], images: Sequence[str]
     ) -> Iterator[reranking.Match]:
         """Best region of each image; each query and image is matched only once."""
-        key = ("match", method.num_whitening_classes, method.dimensions, *classes)
-        known = self._asked.setdefault((*key, query), {})
+        flags = [getattr(self.protocol, flag) for flag in MATCH_FLAGS]
+        key = ("match", method.num_whitening_classes, method.dimensions, *flags)
+        known = self._asked.setdefault((*key, *classes, query), {})
         new = [image for image in images if image not in known]
-        vector = self._query_vector(method, query, classes)
         maps = self.require_maps()
-        described = (
-            (
-                features,
-                reranking.query_cams(
-                    cam_maps,
-                    maps.network.class_weights,
-                    classes,
-                    self.protocol.flip_negative_cams,
-                ),
-            )
-            for features, cam_maps in maps.many(new)
-        )
+        # One class may describe a region, but two draw its boxes.
+        drawn = self.top_classes[query][: max(len(classes), HEAT_MAP_CLASSES)]
         found = reranking.best_regions(
-            vector,
-            described,
+            self._query_vector(method, query, classes),
+            maps.many(new, self.protocol.rerank_squares_upright),
+            maps.network.class_weights[:, drawn],
             self.fitted(method),
             self.protocol,
             self.database.config["power"],
+            len(classes),
         )
         known.update(zip(new, found, strict=True))
         return (known[image] for image in images)
@@ -524,7 +583,15 @@ class Retrieval:
             self._asked,
         )
         whitened = self.fitted(method)(vectors[list(classes)])
+        if self.protocol.repeat_previous_class:
+            whitened = aggregation.repeat_previous(whitened)
         return l2_normalize(whitened.sum(axis=0))
+
+    def _online_descriptors(self, method: Method, classes: list[int]) -> np.ndarray:
+        """(N, D) of all images by a list of classes."""
+        repeat = self.protocol.repeat_previous_class
+        index = self._online(method)
+        return index.descriptors(classes, repeat_empty=repeat)[len(classes)]
 
     def _online(self, method: Method) -> aggregation.OnlineIndex:
         key = (method.num_whitening_classes, method.dimensions)
@@ -535,12 +602,14 @@ class Retrieval:
         return index
 
     def _offline(self, method: Method, num_classes: Sequence[int] = ()) -> dict:
-        key = ("offline", method.num_whitening_classes, method.dimensions)
+        repeat = self.protocol.repeat_previous_class
+        key = ("offline", method.num_whitening_classes, method.dimensions, repeat)
         known = self._memo.setdefault(key, {})
         new = {method.num_classes, *num_classes} - known.keys()
         if new:
+            fitted = self.fitted(method)
             known.update(
-                aggregation.offline(self.database, self.fitted(method), sorted(new))
+                aggregation.offline(self.database, fitted, sorted(new), repeat)
             )
         return known
 
@@ -615,7 +684,7 @@ def open_retrieval(
     return Retrieval(
         dataset,
         Store.open(folder / "database"),
-        Store.open(folder / "queries"),
+        Store.open(folder / query_folder(conf)),
         fitted_on,
         protocol=protocol,
         maps=ImageMaps(dataset, network, conf),
@@ -652,6 +721,13 @@ def ladder(
         for count in num_classes
     ]
     return methods
+
+
+def _trained_on(method: Method) -> tuple[str, int]:
+    """Kind of the training vectors of a method's whitening, and N_pca."""
+    if method.by_class:
+        return "class", method.num_whitening_classes
+    return method.aggregation, 0
 
 
 def _require_names(what: str, of: str, expected: Sequence[str], store: Store) -> None:

@@ -199,7 +199,7 @@ def index(
         network: name of a network, or the network.
         resize: see `ResizePolicy.parse`.
         power: exponent of the class vectors.
-        cache_dir: where descriptions are kept, 2.3 MB a photo.
+        cache_dir: where descriptions are kept, about 3 MB a photo.
         data_root: where the whitening photos are put.
 
     Raises:

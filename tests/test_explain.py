@@ -275,6 +275,14 @@ def test_no_positive_no_row():
     assert table.empty
 
 
+def test_frequent_classes_by_hand(stores, monkeypatch):
+    top = np.array([[2, 0, 1], [2, 1, 0], [3, 2, 0]])
+    monkeypatch.setattr(type(stores), "top_classes", top)
+    names, shares = explain.frequent_classes(stores, 2)
+    assert names == ["class 2", "class 3"]  # 3 stands higher in its list than 0 and 1
+    np.testing.assert_allclose(shares, [1, 1 / 3])
+
+
 # Boxes
 
 

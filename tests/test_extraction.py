@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -295,6 +296,7 @@ def test_a_data_set_without_queries_is_refused_by_name(data, network, tmp_path):
 RUN = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import tiny
 from cwr_utils import extraction
 
@@ -637,6 +639,16 @@ def test_store_paths_differ_where_settings_do(data, network):
     for preset in ("paper", "corrected"):
         flags = ExtractionConf.with_protocol(protocol.get(preset), resize=tiny.RESIZE)
         assert extraction.store_path("cache", data, network, flags) in paths
+
+
+def test_a_network_that_was_never_trained_has_stores_of_its_own(data, network):
+    trained = SimpleNamespace(
+        name=network.name, weights_sha256="1a", default_layer=network.default_layer
+    )
+    paths = [
+        extraction.store_path("cache", data, each, CONF) for each in (network, trained)
+    ]
+    assert paths[0].name == f"{paths[1].name}-random"
 
 
 # Maps on demand

@@ -173,6 +173,9 @@ CASES = {
     ),
     "ablation": lambda: figures.ablation_curves(ablation_table()),
     "dimensions": lambda: figures.ablation_curves(ablation_table(), x="dimensions"),
+    "ablation beside the paper": lambda: figures.ablation_curves(
+        ablation_table(), published=ablation_table().head(3), label="paper (Oxford5k)"
+    ),
     "ap": lambda: figures.ap_bars(ap_table()),
     "ap with intervals": lambda: figures.ap_bars(
         ap_table(["a", LONG]), {"a": (0.2, 0.9), LONG: (0, 1), "difference": (-1, 1)}
@@ -198,6 +201,9 @@ CASES = {
     ),
     "one similarity": lambda: figures.similarity_matrix(np.ones((1, 1)), ["x"]),
     "classes": lambda: figures.class_frequencies([LONG, "b"], [0.9, 0.1]),
+    "classes beside the paper": lambda: figures.class_frequencies(
+        [LONG, "b"], [0.9, 0.1], {1: 0.83, 64: 0.31}, ["b"]
+    ),
     "precision": lambda: figures.precision_recall(
         {"a": (np.array([0, 1]), np.array([1, 0.5])), LONG: (np.ones(20), np.ones(20))}
     ),
@@ -284,6 +290,46 @@ def test_labels_of_classes_do_not_overlap(number):
     axes = fig.axes[0]
     upright = number > 20
     assert not overlaps(axes.get_xticklabels() if upright else axes.get_yticklabels())
+
+
+def test_published_points_have_the_colour_of_their_whitening():
+    ours = pd.DataFrame(
+        {"aggregation": "online", "num_classes": [1, 4, 1, 4]}
+        | {"num_whitening_classes": [1, 1, 16, 16], "mAP": [0.1, 0.2, 0.3, 0.4]}
+    )
+    theirs = pd.DataFrame(
+        {"aggregation": ["online", "online", "offline"], "num_classes": [1, 4, 4]}
+        | {"num_whitening_classes": [16, 48, 1], "mAP": [0.7, 0.8, 0.9]}
+    )
+    axes = figures.ablation_curves(ours, published=theirs).axes[0]
+    points = axes.collections[0]
+    np.testing.assert_array_equal(points.get_offsets(), [[1, 0.7], [4, 0.8]])
+    line = next(line for line in axes.lines if line.get_label() == "$N_{pca}$ = 16")
+    assert to_hex(points.get_edgecolors()[0]) == line.get_color().lower()
+    assert to_hex(points.get_edgecolors()[1]) == "#8a8a8a"
+
+
+def test_numbers_of_classes_do_not_overlap():
+    counts = [1, *range(4, 65, 4)]
+    ours = pd.DataFrame({"aggregation": "online", "num_classes": counts, "mAP": 0.5})
+    fig = figures.ablation_curves(ours.assign(num_whitening_classes=1))
+    fig.canvas.draw()
+    assert not overlaps(fig.axes[0].get_xticklabels())
+    shown = [text.get_text() for text in fig.axes[0].get_xticklabels()]
+    assert shown == ["1", "4", "8", "16", "32", "64"]
+
+
+def test_classes_of_the_paper_are_told_apart():
+    axes = figures.class_frequencies(
+        ["dome", "lake"], [0.9, 0.5], {1: 0.8, 64: 0.3}, ["dome"]
+    ).axes[0]
+    first, second = (bar.get_facecolor() for bar in axes.patches)
+    assert first != second
+    assert (axes.lines[0].get_xdata(), axes.lines[0].get_ydata()) == ([0.8], [0])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "share in the paper",
+        "named in the paper",
+    ]
 
 
 def test_labels_of_queries_do_not_overlap():

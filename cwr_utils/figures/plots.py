@@ -1,6 +1,7 @@
 """Figures of numbers: tables of methods, ablations, AP, spectra, similarities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -212,12 +213,20 @@ def method_bars(
     return fig
 
 
-def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
+def ablation_curves(
+    table: pd.DataFrame,
+    x: str = "num_classes",
+    published: pd.DataFrame | None = None,
+    label: str = "paper",
+) -> Figure:
     """Draw mAP against N_C: a line an N_pca, a panel an aggregation (Fig. 4).
 
     Args:
         table: columns `aggregation`, `num_whitening_classes`, `mAP` and `x`.
         x: what to draw mAP against, "num_classes" (N_C) or "dimensions" (D).
+        published: points of others with these columns, drawn hollow, in the colour of
+            their N_pca; grey where the table does not have that one.
+        label: what the legend calls them.
 
     Raises:
         ValueError: if a column is missing, `x` unknown or the table empty.
@@ -233,6 +242,8 @@ def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
     panels = fig.subplots(len(kinds), sharex=True, sharey=True, squeeze=False)
     counts = sorted(table["num_whitening_classes"].unique())
     places = sorted(table[x].unique())
+    if len(places) > 8:  # their names would run into each other
+        places = [place for place in places if not place & (place - 1)]
     for axes, kind in zip(panels[:, 0], kinds, strict=True):
         mine = table[table["aggregation"] == kind]
         for number, count in enumerate(counts):
@@ -245,6 +256,16 @@ def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
                 marker=MARKERS[number % len(MARKERS)],
                 linestyle=DASHES[number % len(DASHES)],
             )
+        if published is not None:
+            theirs = published[published["aggregation"] == kind]
+            colours = [
+                COLOURS[counts.index(count) % len(COLOURS)] if count in counts else GREY
+                for count in theirs["num_whitening_classes"]
+            ]
+            style = {"marker": "D", "s": 26, "linewidths": 1.1, "zorder": 3}
+            axes.scatter(
+                theirs[x], theirs["mAP"], facecolors="none", edgecolors=colours, **style
+            )
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [str(place) for place in places])
         axes.set_xlim(min(places) / 1.2, max(places) * 1.2)
@@ -253,7 +274,11 @@ def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
         axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
     panels[-1, 0].set_xlabel(_AXES[x])
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    columns = min(len(counts), 4)
+    if published is not None:
+        style = {"facecolors": "none", "edgecolors": BLACK}
+        handles.append(panels[0, 0].scatter([], [], marker="D", s=26, **style))
+        labels.append(plain_text(label))
+    columns = min(len(handles), 4 if published is None else 3)
     fig.legend(handles, labels, loc="outside lower center", ncols=columns)
     return fig
 
@@ -400,12 +425,19 @@ def similarity_matrix(
     return fig
 
 
-def class_frequencies(names: Sequence[str], shares: Sequence[float]) -> Figure:
+def class_frequencies(
+    names: Sequence[str],
+    shares: Sequence[float],
+    published: Mapping[int, float] | None = None,
+    marked: Collection[str] = (),
+) -> Figure:
     """Share of queries that have each class among their top classes (Fig. 5a).
 
     Args:
         names: classes, most frequent first.
         shares: in [0, 1], one for each name.
+        published: shares of others by rank (from 1), drawn as diamonds.
+        marked: classes to draw in another colour, for example those of the paper.
     """
     values = np.asarray(shares, np.float64)
     check_shape(values, f"{len(names)}", "shares")
@@ -415,20 +447,28 @@ def class_frequencies(names: Sequence[str], shares: Sequence[float]) -> Figure:
     size = 6
     labels = [fit_line(plain_text(name), 1.2, size) for name in names]
     places = np.arange(len(names))
+    colours = [ORANGE if name in marked else BLUE for name in names]
+    theirs = {k - 1: v for k, v in (published or {}).items() if k <= len(names)}
+    style: Any = {"color": BLACK, "label": "share in the paper"}
     if flat:
         inches = (COLUMN, 0.5 + 0.13 * len(names))
         fig, axes = plt.subplots(figsize=inches, layout="constrained")
-        axes.barh(places, values, 0.75, color=BLUE)
+        axes.barh(places, values, 0.75, color=colours)
+        axes.plot(list(theirs.values()), list(theirs), "D", **style)
         axes.set_yticks(places, labels, fontsize=size)
         axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1), xlabel="share of queries")
     else:
         inches = (max(PAGE, 0.6 + 0.098 * len(names)), 2.4)
         fig, axes = plt.subplots(figsize=inches, layout="constrained")
-        axes.bar(places, values, 0.75, color=BLUE)
+        axes.bar(places, values, 0.75, color=colours)
+        axes.plot(list(theirs), list(theirs.values()), "D", **style)
         axes.set_xticks(places, labels, rotation=90, fontsize=size)
         axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(0, 1), ylabel="share of queries")
     axes.tick_params(axis="y" if flat else "x", length=0)
     axes.grid(axis="y" if flat else "x", visible=False)
+    if theirs or marked:
+        axes.plot([], [], "s", color=ORANGE, label="named in the paper")
+        axes.legend(loc="best" if flat else "upper right", fontsize=6.5)
     return fig
 
 
