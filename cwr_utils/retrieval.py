@@ -508,7 +508,9 @@ class Retrieval:
         own = self._row.get(query.image)
         if self.protocol.query_replaces_own_row and own is not None:
             scores[own] = 1.0
-        order = ranking.order(scores)
+        # An expanded query searches anew: until then only the head is needed.
+        head = max(method.rerank, method.query_expansion)
+        order = ranking.order(scores, head if method.query_expansion else None)
         matched = {}
         if method.rerank:
             order, scores, matched = self._rerank(method, number, order, scores)

@@ -265,3 +265,17 @@ def test_photos_under_test_are_refused_by_content():
 
 def test_only_the_long_name_allows_them():
     refuse_test_images(["a"], ["a"], i_know_this_fits_whitening_on_the_test_set=True)
+
+
+@pytest.mark.parametrize(("channels", "dimensions"), [(8, 5), (8, 8), (200, 150)])
+def test_scaled_sums_are_sums_of_whitened_vectors(channels, dimensions):
+    """Also in several blocks of columns, and with vectors of zeros and any length."""
+    training = vectors(400, channels)
+    fitted = whitening.fit(training, "generated").keep(dimensions)
+    others = vectors(7, channels, seed=1) * 3
+    others[2] = 0
+    s, t = fitted.scales(others)
+    expected = fitted(others).sum(axis=0)
+    got = fitted.unscale((s[:, None] * others).sum(axis=0)[None], t.sum(keepdims=True))
+    np.testing.assert_allclose(got[0], expected, rtol=1e-3, atol=1e-3)
+    assert s[2] == t[2] == 0

@@ -71,6 +71,20 @@ def load(
         ValueError: if the name is unknown, or the network's CAM would not be exact.
         WeightsError: if the weights cannot be had; it says what to do.
     """
+    network = _load(name, weights, seed, **options)
+    # A path may be relative, and other processes work elsewhere.
+    if weights not in ("imagenet", None):
+        weights = os.path.abspath(weights)
+    settings = tuple(sorted(options.items()))
+    network.recipe = _load_again, (name, weights, seed, settings)
+    return network
+
+
+def _load_again(name, weights, seed, options) -> CamNetwork:
+    return load(name, weights, seed, **dict(options))
+
+
+def _load(name, weights, seed, **options: Any) -> CamNetwork:
     if name in efficientnet_lite.SCALES:
         return efficientnet_lite.load(name, weights, seed, **options)
     if name == vgg16_cam.NAME:
