@@ -125,7 +125,8 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
         failures += sweeps.run_sweep(
             file,
             chosen.parameters,
-            jobs=jobs,
+            # Table 1b measures time: nothing may run beside its cells.
+            jobs=sweeps.Sweep.read(file).jobs or jobs,
             results=results / name,
             figures=figures / name,
         )

@@ -274,7 +274,8 @@ def ablation_curves(
         style = {"facecolors": "none", "edgecolors": BLACK}
         handles.append(panels[0, 0].scatter([], [], marker="D", s=26, **style))
         labels.append(plain_text(label))
-    columns = min(len(handles), 3 if len(kinds) == 1 else 6)
+    rows = -(-len(handles) // int(size[0] / 1.1))
+    columns = -(-len(handles) // rows)
     fig.legend(handles, labels, loc="outside lower center", ncols=columns)
     return fig
 
