@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.manifold import TSNE
 
 from cwr_utils import aggregation, evaluation, reranking
+from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
 from cwr_utils.retrieval import Method, Result, Retrieval
@@ -23,7 +25,9 @@ def relevance(query, image: str, self_match: bool) -> str:
     return "positive" if image in positives else "junk" if image in junk else "negative"
 
 
-def strip(stores: Retrieval, result: Result, number: int, top: int = 10) -> dict:
+def strip(
+    stores: Retrieval, result: Result, number: int, top: int = 10, missed: int = 0
+) -> dict:
     """The first images of a ranking, as `figures.result_strip` takes them.
 
     Args:
@@ -31,23 +35,121 @@ def strip(stores: Retrieval, result: Result, number: int, top: int = 10) -> dict
         result: of any method.
         number: of the query.
         top: images to show.
+        missed: how many of them may be positives from further down, at their ranks.
 
     Returns:
         Keyword arguments.
     """
     data = stores.dataset
     query = data.queries[number]
-    names = result.rankings[query.name][:top]
+    ranking = result.rankings[query.name]
+    positives, _ = evaluation.ground_truth(query, stores.self_match)
+    positives -= {query.image}
+    ranks = list(range(len(ranking)))
+    late = [r for r in ranks[top - missed :] if ranking[r] in positives][:missed]
+    # Where all of them are among the first anyway, nothing gives way.
+    ranks = ranks[: top - len(late)] + late if late and late[-1] >= top else ranks[:top]
+    names = [ranking[rank] for rank in ranks]
     ap = stores.evaluate(result).set_index("query")["ap"][query.name]
     return {
         "query_photo": read_image(data.path(query.image)),
         "photos": [read_image(data.path(name)) for name in names],
         "relevance": [relevance(query, name, stores.self_match) for name in names],
-        "scores": result.scores[query.name][:top],
+        "scores": result.scores[query.name][ranks],
         "names": names,
+        "ranks": [rank + 1 for rank in ranks],
         "credits": [data.credit(name) for name in (query.image, *names)],
         "query_box": query.box,
         "title": f"{query.name}: {result.method.label}, AP {ap:.2f}",
+    }
+
+
+def diagnose(stores: Retrieval, before: Result, after: Result) -> pd.DataFrame:
+    """Query by query: what one result gains over another, and what it still misses.
+
+    Args:
+        stores: where the results come from.
+        before: of any method.
+        after: of another one.
+
+    Returns:
+        Columns of `evaluation.compare` and of `evaluation.errors` of `after`, where
+        `missed` is a text: names, with ranks in brackets.
+    """
+    tables = [stores.evaluate(result) for result in (before, after)]
+    wrong = evaluation.errors(after.rankings, stores.dataset.queries, stores.self_match)
+    ranks = wrong.pop("missed_ranks")
+    wrong["missed"] = [
+        "; ".join(f"{name} ({rank:g})" for name, rank in zip(*row, strict=True))
+        for row in zip(wrong["missed"], ranks, strict=True)
+    ]
+    return evaluation.compare(*tables).merge(wrong, on="query")
+
+
+def embedding(descriptors: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Descriptors on a plane: t-SNE from the first two principal components.
+
+    Source: van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
+
+    Args:
+        descriptors: (N, D), l2-normalised.
+        seed: of t-SNE.
+
+    Returns:
+        (N, 2); neighbours are near each other, larger distances mean little.
+    """
+    number, _ = check_shape(descriptors, "N D", "descriptors")
+    if number < 6:  # too few for t-SNE
+        centred = descriptors - descriptors.mean(axis=0)
+        left, spread, _ = np.linalg.svd(centred, full_matrices=False)
+        return np.pad(left * spread, ((0, 0), (0, 2)))[:, :2]
+    # Exact: as quick as the approximation for a page of photos, and the same bits
+    # however many threads there are.
+    perplexity = min(30, (number - 1) / 3)
+    method = TSNE(perplexity=perplexity, random_state=seed, method="exact")
+    return method.fit_transform(descriptors)
+
+
+def embedding_picture(
+    stores: Retrieval, method: Method, seed: int = 0, most: int = 150
+) -> dict[str, Any]:
+    """The collection on a map, as `figures.embedding_map` takes it.
+
+    Args:
+        stores: of the collection.
+        method: whose database descriptors are shown; not online aggregation, which
+            has others for every query.
+        seed: of t-SNE.
+        most: photos on the map: first those of the landmarks, then some of the others.
+
+    Returns:
+        Keyword arguments.
+
+    Raises:
+        ValueError: if the method is online aggregation.
+    """
+    if method.aggregation == "online":
+        raise ValueError("Online descriptors differ from query to query: no one map.")
+    data = stores.dataset
+    landmark = evaluation.landmarks(data.queries)
+    groups = {
+        name: landmark[query.name]
+        for query in data.queries
+        for name in sorted({query.image, *query.positives})
+    }
+    rows = [row for row, name in enumerate(data.images) if name in groups]
+    others = sorted(set(range(len(data.images))) - set(rows))
+    rows = rows[:most]
+    room = most - len(rows)
+    if room > 0:
+        rows = sorted(rows + others[:: max(1, -(-len(others) // room))])
+    names = [data.images[row] for row in rows]
+    _, descriptors = stores.describe(method, 0)
+    return {
+        "points": embedding(descriptors[rows], seed),
+        "photos": [read_image(data.path(name)) for name in names],
+        "groups": [groups.get(name, "") for name in names],
+        "credits": [data.credit(name) for name in names],
     }
 
 
@@ -165,9 +267,9 @@ def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str
     classes = classes[: method.num_classes]
     _, cams = class_maps(stores, query.image, classes[:3])
     vectors = stores.queries.read("class_vectors", [number])[0]
-    shown = strip(stores, stores.run(method), number, top=6)
+    shown = strip(stores, stores.run(method), number, top=7)
     rows = zip(shown["photos"], shown["relevance"], shown["credits"][1:], strict=True)
-    found = [row for row in rows if row[1] != "query"][:5]
+    found = [row for row in rows if row[1] != "query"][:6]
     credits = dict.fromkeys([data.credit(query.image), *(row[2] for row in found)])
     return {
         "photo": photo,

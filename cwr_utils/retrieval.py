@@ -110,6 +110,8 @@ class Method:
     def label(self) -> str:
         """What tables and figures call it."""
         text = _NAMES[self.aggregation]
+        if self.aggregation == "sum" and self.dimensions:
+            text = "Raw"  # "Raw + PCA", as in Table 1a
         if self.by_class:
             plural = "es" if self.num_classes > 1 else ""
             text += f", {self.num_classes} class{plural}"
@@ -422,15 +424,20 @@ class Retrieval:
         return pd.DataFrame(rows), pd.concat(tables, ignore_index=True), results
 
     def row(self, result: Result) -> dict:
-        """One row of a table of methods."""
+        """One row of a table of methods; mAP with the 95 % interval over landmarks."""
         used = self.whitening(result.method)
+        tables = {own: self.evaluate(result, own) for own in (True, False)}
         mean = {
-            own: evaluation.mean_average_precision(self.evaluate(result, own))
-            for own in (True, False)
+            own: evaluation.mean_average_precision(table)
+            for own, table in tables.items()
         }
+        rule = tables[self.self_match]
+        interval = evaluation.bootstrap(rule["ap"], rule["landmark"])
         return {
             "method": result.method.label,
             "mAP": mean[self.self_match],
+            "mAP_low": interval.low,
+            "mAP_high": interval.high,
             "mAP_with_self": mean[True],
             "mAP_without_self": mean[False],
             **asdict(result.method),
@@ -440,6 +447,7 @@ class Retrieval:
             "whitening": used.source if used else "",
             "whitening_vectors": used.vectors if used else 0,
             "queries": len(self.dataset.queries),
+            "landmarks": interval.groups,
             "images": len(self.dataset.images),
             "dataset": self.dataset.name,
             "note": self.dataset.note,

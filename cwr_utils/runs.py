@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -49,9 +49,17 @@ NOTEBOOKS = (
     "04_evaluate_and_rerank",
     "05_paper_figures",
 )
-# Neighbours do not read what the other writes: the demo runs them side by side, as a
-# notebook spends half of its time starting up.
-STAGES = (NOTEBOOKS[0:2], NOTEBOOKS[2:3], NOTEBOOKS[3:5], NOTEBOOKS[5:6])
+# Notebook -> those whose files it reads. The demo runs two at a time, as a notebook
+# spends half of its time starting up, in this order: what others wait for comes first.
+READS = {
+    NOTEBOOKS[2]: (),
+    NOTEBOOKS[0]: (),
+    NOTEBOOKS[4]: NOTEBOOKS[2:3],
+    NOTEBOOKS[3]: NOTEBOOKS[2:3],
+    NOTEBOOKS[1]: (),
+    NOTEBOOKS[5]: NOTEBOOKS[3:5],
+}
+SIDE_BY_SIDE = 2
 # Notebooks that only sweeps run.
 SWEEP_NOTEBOOKS = ("one_method",)
 # What a notebook takes; the same name means the same thing everywhere.
@@ -87,7 +95,7 @@ LARGE_PICTURE = 200_000
 
 # Parameters that turn the notebooks' defaults into other runs.
 PRESETS: dict[str, dict[str, Any]] = {
-    "monuments": {},
+    "monuments": {"whitening_dataset": "monuments_whitening"},
     "street": {
         "dataset": "street",
         "whitening_dataset": "street",
@@ -572,21 +580,14 @@ def demo(executed: str | Path | None = None, limit: int = 0) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     name = datasets.load_demo(ROOT / "data").name
     parameters = {**PRESETS[name], "limit": limit}
+    # Fetched here, once: two notebooks would both do it.
+    datasets.load(parameters["whitening_dataset"], ROOT / "data")
     if limit:
         name = f"{name}-{limit}"
         parameters |= default_folders(name)
     results = ROOT / "results" / name
     executed = Path(executed or results / "executed")
-    with tqdm(total=len(NOTEBOOKS), desc="notebooks") as bar:
-        for stage in STAGES:
-            with ThreadPoolExecutor(len(stage)) as pool:
-                started = [
-                    pool.submit(run_notebook, notebook, parameters, executed, line)
-                    for line, notebook in enumerate(stage, start=1)
-                ]
-                for notebook in as_completed(started):
-                    notebook.result()
-                    bar.update()
+    run_workbook(parameters, executed)
     table = read_table(results / "metrics.json")
     print(f"\n{table['note'][0]}\nwhitening: {_whitening_line(table)}\n")
     print(format_table(table).to_string(index=False))
@@ -594,6 +595,35 @@ def demo(executed: str | Path | None = None, limit: int = 0) -> None:
         f"\n{time.monotonic() - begun:.0f} s. Tables: {_short(results)}   figures: "
         f"{_short(ROOT / 'figures' / name)}   executed notebooks: {_short(executed)}"
     )
+
+
+def run_workbook(parameters: Mapping[str, Any], executed: Path) -> None:
+    """Run all notebooks, two at a time, each after those that it reads from.
+
+    Args:
+        parameters: for all of them.
+        executed: folder for the executed notebooks.
+
+    Raises:
+        RunError: of the first notebook that fails; no other one is started.
+    """
+    waiting, running, done = list(READS), {}, set()
+    lines = list(range(1, SIDE_BY_SIDE + 1))  # of the screen, for progress bars
+    bar = tqdm(total=len(READS), desc="notebooks")
+    with bar, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        while waiting or running:
+            for name in [n for n in waiting if done.issuperset(READS[n])]:
+                if lines:
+                    line = lines.pop(0)
+                    job = pool.submit(run_notebook, name, parameters, executed, line)
+                    running[job] = name, line
+                    waiting.remove(name)
+            for job in wait(running, return_when=FIRST_COMPLETED).done:
+                job.result()
+                name, line = running.pop(job)
+                done.add(name)
+                lines.append(line)
+                bar.update()
 
 
 def publish() -> None:
@@ -604,10 +634,13 @@ def publish() -> None:
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of methods that a person reads, mAP to three places."""
-    shown = table[["method", "dimensions", "mAP"]].copy()
+    numbers = [name for name in ("mAP", "mAP_low", "mAP_high") if name in table]
+    shown = table[["method", "dimensions"]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
-    shown["mAP"] = shown["mAP"].astype(float).map("{:.3f}".format)
+    shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
+    if "mAP_low" in table:
+        shown["95 %"] = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
     return shown.rename(columns={"dimensions": "D"})
 
 

@@ -219,6 +219,9 @@ def test_self_match_follows_the_ground_truth(make, data, stores):
     mean = evaluation_module.mean_average_precision
     assert row["mAP"] == row["mAP_without_self"] == mean(rule)
     assert row["mAP_with_self"] == mean(own)
+    interval = evaluation_module.bootstrap(rule["ap"], rule["landmark"])
+    assert (row["mAP_low"], row["mAP_high"]) == (interval.low, interval.high)
+    assert row["landmarks"] == 4
 
 
 # Honest whitening

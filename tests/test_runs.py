@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import nbformat
@@ -236,6 +237,8 @@ def test_people_read_three_places_and_no_zero_dimensions():
     assert shown["D"].tolist() == ["-", 256]
     assert shown["mAP"].tolist() == ["0.123", "0.750"]
     pd.testing.assert_frame_equal(table, metrics(0.12345))
+    shown = runs.format_table(table.assign(mAP_low=0.05, mAP_high=[0.25, np.nan]))
+    assert shown["95 %"].tolist() == ["0.050 to 0.250", "0.050 to nan"]
 
 
 def test_a_table_without_any_ap_can_be_shown(tmp_path):
@@ -452,7 +455,11 @@ def demo(world, monkeypatch):
 def test_the_demo_prints_its_table_and_where_everything_is(demo, capsys):
     runs.demo(limit=24)
     assert sorted(name for name, _ in demo.runs) == list(runs.NOTEBOOKS)
-    own = {**runs.default_folders("monuments-24"), "limit": 24}
+    own = {
+        **runs.PRESETS["monuments"],
+        **runs.default_folders("monuments-24"),
+        "limit": 24,
+    }
     assert all(parameters == own for _, parameters in demo.runs)
     out = capsys.readouterr().out
     assert "generated patterns\nwhitening: other photos\n" in out
@@ -462,6 +469,31 @@ def test_the_demo_prints_its_table_and_where_everything_is(demo, capsys):
     assert ["OnA,", "4", "classes", "256", "0.750"] in lines
     assert "Tables: results/monuments-24   figures: figures/monuments-24   " in out
     assert out.endswith("executed notebooks: results/monuments-24/executed\n")
+
+
+def test_a_notebook_of_the_demo_starts_after_those_that_it_reads(demo, monkeypatch):
+    finished = []
+    run = runs.run_notebook
+
+    def watch(notebook, *arguments):
+        assert set(finished) >= set(runs.READS[notebook])
+        time.sleep(0.02)
+        result = run(notebook, *arguments)
+        finished.append(notebook)
+        return result
+
+    monkeypatch.setattr(runs, "run_notebook", watch)
+    runs.demo()
+    assert sorted(finished) == list(runs.NOTEBOOKS) == sorted(runs.READS)
+    order = list(runs.READS)
+    assert all(set(order[:i]) >= set(runs.READS[n]) for i, n in enumerate(order))
+
+
+def test_a_notebook_that_fails_stops_the_demo(demo):
+    demo.fails[EXTRACT, 2.0] = runs.RunError("02 failed: no memory")
+    with pytest.raises(runs.RunError, match="no memory"):
+        runs.demo()
+    assert AGGREGATE not in [name for name, _ in demo.runs]
 
 
 def test_the_demo_falls_back_to_street_and_says_why_in_one_line(demo, capsys):
