@@ -140,7 +140,7 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
     runs.run_notebook("05_paper_figures", parameters, results / "executed")
     compared = runs.read_table(results / "comparison.csv")
     print(paper.summary(compared).to_string(index=False))
-    print(f"tables: {results}   figures: {figures}")
+    print(f"tables: {os.path.relpath(results)}   figures: {os.path.relpath(figures)}")
     return failures
 
 
