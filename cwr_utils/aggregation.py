@@ -45,8 +45,32 @@ def aggregate(whitened, num_classes: Sequence[int]) -> dict[int, np.ndarray]:
     return descriptors
 
 
+def repeat_previous(whitened) -> np.ndarray:
+    """Describe a class that an image has no vector of by the class before it.
+
+    Deviation: only `Protocol.repeat_previous_class` does; else it adds nothing. A first
+    class without a vector stays zero (the authors' code would take one of another
+    image).
+
+    Args:
+        whitened: (..., C, D) whitened class vectors; a row of zeros is an empty CAM's.
+
+    Returns:
+        (..., C, D), a copy.
+    """
+    filled = np.array(whitened)
+    for number in range(1, filled.shape[-2]):
+        row, previous = filled[..., number, :], filled[..., number - 1, :]
+        empty = ~row.any(axis=-1)
+        row[empty] = previous[empty]
+    return filled
+
+
 def offline(
-    store: Store, whitening: Whitening, num_classes: Sequence[int]
+    store: Store,
+    whitening: Whitening,
+    num_classes: Sequence[int],
+    repeat_empty: bool = False,
 ) -> dict[int, np.ndarray]:
     """Offline aggregation (OfA): each image's own top N_C classes.
 
@@ -56,6 +80,7 @@ def offline(
         store: class vectors of N images.
         whitening: fitted on class vectors of another data set.
         num_classes: values of N_C.
+        repeat_empty: apply `repeat_previous`.
 
     Returns:
         N_C -> (N, D) float32 descriptors.
@@ -64,7 +89,10 @@ def offline(
     shape = (len(store), whitening.dimensions)
     descriptors = {count: np.empty(shape, np.float32) for count in num_classes}
     for images, vectors in store.iter_top_class_vectors(num_classes[-1]):
-        for count, rows in aggregate(whitening(vectors), num_classes).items():
+        whitened = whitening(vectors)
+        if repeat_empty:
+            whitened = repeat_previous(whitened)
+        for count, rows in aggregate(whitened, num_classes).items():
             descriptors[count][images] = rows
     return descriptors
 
@@ -92,13 +120,17 @@ class OnlineIndex:
         self._classes: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def descriptors(
-        self, classes: Sequence[int], num_classes: Sequence[int] | None = None
+        self,
+        classes: Sequence[int],
+        num_classes: Sequence[int] | None = None,
+        repeat_empty: bool = False,
     ) -> dict[int, np.ndarray]:
         """Describe all images by the first N_C of a list of classes.
 
         Args:
             classes: the query's classes, most probable first.
             num_classes: values of N_C; all of `classes` if None.
+            repeat_empty: as `repeat_previous` does.
 
         Returns:
             N_C -> (N, D) float32 descriptors.
@@ -114,9 +146,14 @@ class OnlineIndex:
                 f"given; got {wrong}."
             )
         total = np.zeros((len(self.store), self.whitening.dimensions), np.float32)
-        result = {}
+        result, vectors = {}, np.zeros(1, np.float16)
         for count, class_id in enumerate(classes[: wanted[-1]], start=1):
-            total += self._whitened(int(class_id), classes[: wanted[-1]])
+            previous = vectors
+            vectors = self._whitened(int(class_id), classes[: wanted[-1]])
+            if repeat_empty:
+                empty = ~vectors.any(axis=1, keepdims=True)
+                vectors = np.where(empty, previous, vectors)
+            total += vectors
             if count in wanted:
                 result[count] = l2_normalize(total)
         return result

@@ -86,6 +86,28 @@ def diagnose(stores: Retrieval, before: Result, after: Result) -> pd.DataFrame:
     return evaluation.compare(*tables).merge(wrong, on="query")
 
 
+def ap_picture(table: pd.DataFrame, before: str, after: str) -> dict[str, Any]:
+    """Two methods or runs query by query, as `figures.ap_bars` takes them.
+
+    Args:
+        table: of `evaluation.compare`.
+        before: name of the one.
+        after: name of the other.
+
+    Returns:
+        Keyword arguments; the intervals are those of `evaluation.bootstrap`.
+    """
+    names = {"before": before, "after": after, "difference": "difference"}
+    long = table.melt("query", ["before", "after"], "method", "ap")
+    return {
+        "per_query": long.assign(method=long["method"].map(names)),
+        "intervals": {
+            name: evaluation.bootstrap(table[column], table["landmark"])[1:3]
+            for column, name in names.items()
+        },
+    }
+
+
 def embedding(descriptors: np.ndarray, seed: int = 0) -> np.ndarray:
     """Descriptors on a plane: t-SNE from the first two principal components.
 
@@ -200,15 +222,16 @@ def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> d
         protocol knows no whole photo and no box was large enough.
     """
     photo = read_image(stores.dataset.path(image))
-    # The classes of the match, or its boxes might not be these to the cell.
-    classes = stores.top_classes[number][: method.rerank_classes].tolist()
+    classes = stores.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
     features, cams = class_maps(stores, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
     cells = {
         f"{threshold:.0%}": box
         for threshold in stores.protocol.rerank_thresholds
-        for box in reranking.cam_boxes(heat, [threshold])
+        for box in reranking.cam_boxes(
+            heat, [threshold], largest=stores.protocol.rerank_largest
+        )
     }
     region = stores.match_region(method, number, image).box
     best = next((name for name, box in cells.items() if box == region), None)
@@ -229,7 +252,7 @@ def class_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (H, W, K) of a photo and normalised CAMs (h, w, C) of some classes."""
     maps = stores.require_maps()
-    features, cam_maps = maps(image)
+    features, cam_maps = maps(image, stores.protocol.rerank_squares_upright)
     flip = stores.protocol.flip_negative_cams
     cams = reranking.query_cams(cam_maps, maps.network.class_weights, classes, flip)
     return features, np.asarray(cams)

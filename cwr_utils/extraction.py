@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,13 @@ from cwr_utils.images import (
 )
 from cwr_utils.networks import CamNetwork, compile_options, top_classes
 from cwr_utils.protocol import Protocol
-from cwr_utils.store import ArraySpec, Store
+from cwr_utils.store import ArraySpec, MemoryStore, Store
 
 MOST_TOP_CLASSES = 64
 DECODERS = 4
+# What the store of the photos does not depend on, and that of the queries.
+QUERY_FLAGS = ("query_classes", "scale_query_box", "keep_partial_cells")
+DATABASE_FLAGS = ("stretch_query_images",)
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,11 @@ class ExtractionConf:
             offline aggregation at a fraction of the size); None keeps all, so that
             online aggregation can choose any.
         power: exponent of the class vectors; 1 is the paper.
-        flip_negative_cams: see `Protocol`.
-        stretch_query_images: see `Protocol`.
-        scale_query_box: see `Protocol`.
+        flip_negative_cams: see `Protocol`, as for all below.
+        stretch_query_images: for the photos only, not for the query regions.
+        scale_query_box: for the query regions only, as for all below.
+        query_classes: where their classes come from.
+        keep_partial_cells: at their border.
     """
 
     layer: str | None = None
@@ -62,6 +67,8 @@ class ExtractionConf:
     flip_negative_cams: bool = False
     stretch_query_images: bool = False
     scale_query_box: bool = True
+    query_classes: str = "scaled crop"
+    keep_partial_cells: bool = True
 
     def __post_init__(self):
         """Check the values.
@@ -78,13 +85,21 @@ class ExtractionConf:
             raise ValueError(f"`power` must be above 0; got {self.power}.")
 
     @classmethod
-    def with_protocol(cls, protocol: Protocol, **fields) -> "ExtractionConf":
-        """Take the flags that concern extraction from a protocol preset."""
+    def with_protocol(
+        cls, protocol: Protocol, resize: str | None = None, **values
+    ) -> "ExtractionConf":
+        """Take the flags that concern extraction from a protocol.
+
+        Args:
+            protocol: the flags.
+            resize: a policy of the run's own; None is that of the protocol.
+            values: further fields.
+        """
         return cls(
+            resize=resize or protocol.resize,
             flip_negative_cams=protocol.flip_negative_cams,
-            stretch_query_images=protocol.stretch_query_images,
-            scale_query_box=protocol.scale_query_box,
-            **fields,
+            **{flag: getattr(protocol, flag) for flag in QUERY_FLAGS + DATABASE_FLAGS},
+            **values,
         )
 
 
@@ -171,8 +186,9 @@ class Describer:
     def describe_query(self, photo: np.ndarray, box) -> dict[str, np.ndarray]:
         """Describe the query region of a photo (Sec. 3.3).
 
-        The classes come from a pass over the cropped region, features and CAMs from
-        the full photo; CAMs are normalised over the full photo and then cut.
+        The classes come from a pass of their own over the cropped region (or see
+        `Protocol.query_classes`), features and CAMs from the full photo; CAMs are
+        normalised over the full photo and then cut.
 
         Args:
             photo: (height, width, 3) uint8 RGB, as decoded.
@@ -190,7 +206,7 @@ class Describer:
         cams = pooling.normalize_cams(cams, self.conf.flip_negative_cams)
         logits, cells = maps["logits"], None
         if box is not None:
-            logits = self.network.maps(self._crop(photo, box), self.layer)["logits"]
+            logits = self._query_logits(photo, box, maps["cam_maps"])
             size = photo.shape[1], photo.shape[0]
             grid = maps["features"].shape[2], maps["features"].shape[1]
             cells = self.query_cells(box, size, grid)
@@ -203,7 +219,7 @@ class Describer:
     def query_cells(
         self, box: Box, size: tuple[int, int], grid: tuple[int, int]
     ) -> Cells:
-        """Cells of a query box; see `Protocol.scale_query_box`.
+        """Cells of a query box; see `scale_query_box`, `keep_partial_cells`.
 
         Args:
             box: (x1, y1, x2, y2) in pixels of the photo.
@@ -213,19 +229,33 @@ class Describer:
         Returns:
             (x1, y1, x2, y2), exclusive end.
         """
+        partial = self.conf.keep_partial_cells
         if self.conf.scale_query_box:
-            return box_to_cells(box, size, grid)
+            return box_to_cells(box, size, grid, partial)
         width, height = ResizePolicy.parse(self.conf.resize).target_size(*size)
         # What lies beyond the resized photo is cut off, as array slices do.
         x1, y1, x2, y2 = box
         box = min(x1, width - 1), min(y1, height - 1), min(x2, width), min(y2, height)
-        return box_to_cells(box, (width, height), grid)
+        return box_to_cells(box, (width, height), grid, partial)
+
+    def _query_logits(self, photo: np.ndarray, box, cam_maps) -> np.ndarray:
+        """(1, C) of the query region; see `Protocol.query_classes`."""
+        if self.conf.query_classes != "same pass":
+            return self.network.maps(self._crop(photo, box), self.layer)["logits"]
+        _, rows, columns, _ = cam_maps.shape
+        size = photo.shape[1], photo.shape[0]
+        x1, y1, x2, y2 = self.query_cells(box, size, (columns, rows))
+        mean = cam_maps[:, y1:y2, x1:x2].mean(axis=(1, 2))
+        return mean @ self.network.class_weights + self.network.class_bias
 
     def _crop(self, photo: np.ndarray, box) -> np.ndarray:
-        """(1, h, w, 3) query region at the scale of the resized photo."""
+        """(1, h, w, 3) query region at the scale of the resized photo, or its own."""
         height, width = photo.shape[:2]
-        target = ResizePolicy.parse(self.conf.resize).target_size(width, height)
         crop = crop_image(photo, box)
+        if self.conf.query_classes == "native crop":
+            native = [max(32, side // 16 * 16) for side in crop.shape[1::-1]]
+            return cv2.resize(crop, native, interpolation=cv2.INTER_AREA)[None]
+        target = ResizePolicy.parse(self.conf.resize).target_size(width, height)
         scaled = (
             max(32, round(crop.shape[1] * target[0] / width / 16) * 16),
             max(32, round(crop.shape[0] * target[1] / height / 16) * 16),
@@ -271,7 +301,7 @@ def extract(
         path,
         _config(describer, dataset, queries=False),
         {name: hashes[name] for name in dataset.images},
-        _array_specs(describer, {describer.grid(size) for size in sizes}),
+        _array_specs(describer, _most_regions({describer.grid(s) for s in sizes})),
         block,
     )
     missing = store.missing_blocks()
@@ -344,15 +374,15 @@ def extract_queries(
         raise ValueError(
             f"{dataset.name} has no queries: there is nothing to describe."
         )
-    fields = {**asdict(conf or ExtractionConf()), "classes": None}
-    describer = Describer(network, ExtractionConf(**fields))
+    conf = replace(conf or ExtractionConf(), classes=None)
+    describer = Describer(network, conf)
     hashes = dataset.hashes()
     grids = {_query_grid(describer, dataset, query) for query in dataset.queries}
     store = Store.create(
         path,
         _config(describer, dataset, queries=True),
         {q.name: query_content(q, hashes[q.image]) for q in dataset.queries},
-        _array_specs(describer, grids),
+        _array_specs(describer, _most_regions(grids)),
         block=8,
     )
     missing = store.missing_blocks()
@@ -376,6 +406,31 @@ def extract_queries(
                 number,
                 {n: np.concatenate([d[n] for d in described]) for n in described[0]},
             )
+    return store
+
+
+def describe_query(
+    describer: Describer, query: Query, photo: np.ndarray, sha256: str
+) -> MemoryStore:
+    """Describe one query that need not be part of a data set, in memory.
+
+    Args:
+        describer: of all classes.
+        query: its name and box.
+        photo: (H, W, 3) uint8 RGB.
+        sha256: of the photo's content.
+
+    Returns:
+        A complete store of one entry.
+    """
+    described = describer.describe_query(photo, query.box)
+    described = {name: array[None] for name, array in described.items()}
+    store = MemoryStore(
+        _config(describer, Dataset(query.name, (), (query,), "", {}), queries=True),
+        {query.name: query_content(query, sha256)},
+        _array_specs(describer, described["regions"].shape[2]),
+    )
+    store.write_block(0, _finish(described, store))
     return store
 
 
@@ -403,49 +458,58 @@ class ImageMaps:
         self._dataset = dataset
         self._policy = ResizePolicy.parse(conf.resize)
         self._limit = cache_bytes
-        self._kept: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        # By the name, and whether it is a square that stands upright.
+        self._kept: OrderedDict[tuple[str, bool], tuple] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def __call__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, name: str, squares_upright: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Maps of one photo.
 
         Args:
             name: an image of the data set.
+            squares_upright: see `Protocol.rerank_squares_upright`.
 
         Returns:
-            `features` (H, W, K) and `cam_maps` (h, w, M), float16.
+            `features` (H, W, K) and `cam_maps` (h, w, M), float16, or float32 where
+            that would overflow.
         """
-        return next(self.many([name]))
+        return next(self.many([name], squares_upright))
 
-    def many(self, names: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def many(
+        self, names: Iterable[str], squares_upright: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Maps of several photos in order; later ones are decoded meanwhile."""
-        names = list(names)
-        todo = list(dict.fromkeys(n for n in names if n not in self._kept))
+        photos = [(name, squares_upright and self._is_square(name)) for name in names]
+        todo = list(dict.fromkeys(n for n in photos if n not in self._kept))
         with ThreadPoolExecutor(DECODERS) as decoders:
-            photos = _ahead(decoders, self._load, todo, 4)
+            decoded = _ahead(decoders, self._load, todo, 4)
             ready = dict.fromkeys(todo)
-            for name in names:
-                if name in ready:
-                    del ready[name]
-                    yield self._compute(name, next(photos))
-                elif name in self._kept:
-                    self._kept.move_to_end(name)
-                    yield self._kept[name]
+            for key in photos:
+                if key in ready:
+                    del ready[key]
+                    yield self._compute(key, next(decoded))
+                elif key in self._kept:
+                    self._kept.move_to_end(key)
+                    yield self._kept[key]
                 else:  # pushed out of the cache meanwhile
-                    yield self._compute(name, self._load(name))
+                    yield self._compute(key, self._load(key))
 
-    def _load(self, name: str) -> np.ndarray:
-        return resize_image(read_image(self._dataset.path(name)), self._policy)
+    def _is_square(self, name: str) -> bool:
+        width, height = image_size(self._dataset.path(name))
+        return width == height
 
-    def _compute(self, name: str, photo: np.ndarray):
+    def _load(self, key: tuple[str, bool]) -> np.ndarray:
+        name, upright = key
+        return resize_image(read_image(self._dataset.path(name)), self._policy, upright)
+
+    def _compute(self, key: tuple[str, bool], photo: np.ndarray):
         maps = self.network.maps(photo[None], self.layer)
-        entry = (
-            maps["features"][0].astype(np.float16),
-            maps["cam_maps"][0].astype(np.float16),
-        )
+        entry = _half(maps["features"][0]), _half(maps["cam_maps"][0])
         with self._lock:
-            self._kept[name] = entry
+            self._kept[key] = entry
             self._bytes += sum(array.nbytes for array in entry)
             while self._bytes > self._limit and len(self._kept) > 1:
                 _, old = self._kept.popitem(last=False)
@@ -462,7 +526,7 @@ def store_path(
     """Folder of a data set's stores: readable, and apart where settings differ.
 
     Returns:
-        cache_dir / data set / settings; `database` and `queries` go below it.
+        cache_dir / data set / settings; `database` and `query_folder` go below it.
     """
     parts = [network.name.replace(":", "-"), conf.layer or network.default_layer]
     parts += [conf.resize.replace(":", "")]
@@ -472,15 +536,46 @@ def store_path(
         parts.append(f"top{conf.classes}")
     if conf.power != 1.0:
         parts.append(f"power{conf.power:g}")
-    usual = ExtractionConf()
-    for flag in ("flip_negative_cams", "stretch_query_images", "scale_query_box"):
-        if getattr(conf, flag) != getattr(usual, flag):
-            parts.append(flag if getattr(conf, flag) else f"no_{flag}")
+    conf = _what_matters(conf, dataset, queries=False)
+    parts += _unusual(conf, ("flip_negative_cams", *DATABASE_FLAGS))
     return Path(cache_dir) / dataset.name / "-".join(parts)
 
 
+def query_folder(conf: ExtractionConf) -> str:
+    """Name of the store of query regions, which have flags of their own."""
+    return "-".join(["queries", *_unusual(conf, QUERY_FLAGS)])
+
+
+def _unusual(conf: ExtractionConf, flags: Iterable[str]) -> list[str]:
+    """The flags that differ from the default, fit for a file name."""
+    usual, names = ExtractionConf(), []
+    for flag in flags:
+        value = getattr(conf, flag)
+        if value != getattr(usual, flag):
+            name = {True: flag, False: f"no_{flag}"}.get(value, f"{flag}_{value}")
+            names.append(name.replace(" ", "_"))
+    return names
+
+
+def _what_matters(
+    conf: ExtractionConf, dataset: Dataset, queries: bool
+) -> ExtractionConf:
+    """The configuration with flags that a store does not depend on at their default."""
+    idle = DATABASE_FLAGS if queries else QUERY_FLAGS
+    if not dataset.queries:  # no photo of theirs is there
+        idle += DATABASE_FLAGS
+    usual = ExtractionConf()
+    return replace(conf, **{flag: getattr(usual, flag) for flag in idle})
+
+
 def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, Any]:
-    network, conf = describer.network, describer.conf
+    network = describer.network
+    conf = _what_matters(describer.conf, dataset, queries)
+    settings = asdict(conf)
+    # A store from before these flags is as good as one with their default.
+    for flag in ("query_classes", "keep_partial_cells"):
+        if settings[flag] == getattr(ExtractionConf, flag):
+            del settings[flag]
     # Which photos are stretched depends on the queries, not on the photos.
     stretched = (
         {"stretched": sorted({q.image for q in dataset.queries})}
@@ -493,18 +588,21 @@ def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, 
         "queries": queries,
         "network": network.name,
         "weights_sha256": network.weights_sha256,
-        **asdict(conf),
+        **settings,
         "layer": describer.layer,
         **stretched,
     }
 
 
-def _array_specs(describer: Describer, grids: Iterable) -> dict[str, ArraySpec]:
+def _most_regions(grids: Iterable[tuple[int, int]]) -> int:
+    return max(len(pooling.rmac_regions(*grid)) for grid in grids)
+
+
+def _array_specs(describer: Describer, regions: int) -> dict[str, ArraySpec]:
     """Arrays of a store; `class_vectors`, the largest, is written last."""
     classes, channels = len(describer.network.class_names), describer.channels
     kept = describer.conf.classes or classes
     top = describer.conf.classes or min(classes, MOST_TOP_CLASSES)
-    regions = max(len(pooling.rmac_regions(*grid)) for grid in grids)
     return {
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),
@@ -544,6 +642,12 @@ def _query_grid(describer: Describer, dataset: Dataset, query: Query):
     cells = describer.query_cells(query.box, (width, height), (columns, rows))
     x1, y1, x2, y2 = cells
     return y2 - y1, x2 - x1
+
+
+def _half(maps: np.ndarray) -> np.ndarray:
+    """Half the memory, where the values fit: those of random ResNets do not."""
+    fits = np.abs(maps).max() <= np.finfo(np.float16).max
+    return maps.astype(np.float16) if fits else maps
 
 
 def _write(store, number, values, on_block) -> None:

@@ -265,10 +265,11 @@ def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
         namespace["whitening_root"],
         namespace["limit"],
     )
+    flags = protocol.get(namespace["protocol"])
     network = networks.load(
         namespace["network"], namespace["weights"], namespace["seed"]
     )
-    flags = protocol.get(namespace["protocol"])
+    network = networks.under(network, flags)
     conf = ExtractionConf.with_protocol(
         flags,
         layer=namespace["feature_layer"],
@@ -288,6 +289,7 @@ _LOADED = (
     "whitening_root",
     "limit",
     "network",
+    "weights",
     "feature_layer",
     "resize",
     "power",

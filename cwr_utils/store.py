@@ -10,7 +10,7 @@ turn a damaged file into an error.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +163,16 @@ class Store:
             if not all(self._shard(name, number).exists() for name in self._specs)
         ]
 
+    def described(self) -> dict[str, int]:
+        """Content -> index of the images in the blocks that are complete."""
+        contents, missing = list(self.hashes.values()), set(self.missing_blocks())
+        return {
+            contents[row]: row
+            for number, rows in enumerate(self.blocks)
+            if number not in missing
+            for row in rows
+        }
+
     def require_complete(self) -> "Store":
         """Return the store itself, or raise StoreError if blocks are missing."""
         if missing := self.missing_blocks():
@@ -197,7 +207,7 @@ class Store:
             if not np.isfinite(value).all():
                 raise ValueError(f"`{name}` of block {number} has NaN or overflow.")
             try:
-                self._arrays[name][rows.start : rows.stop].write(value).result()
+                self._write(name, rows, value)
             except (ValueError, OSError) as error:
                 raise StoreError(
                     f"Cannot write block {number} to {self.path}: {error}. Complete "
@@ -219,12 +229,16 @@ class Store:
         """
         return self._result(self._arrays[name][images])
 
-    def class_vectors(self, classes: Sequence[int], images: slice = slice(None)):
+    def class_vectors(
+        self,
+        classes: Sequence[int],
+        images: slice | Sequence[int] | np.ndarray = slice(None),
+    ):
         """Read the vectors of given classes (online aggregation).
 
         Args:
             classes: class numbers.
-            images: slice of the first axis.
+            images: slice or indices of the first axis.
 
         Returns:
             (images, len(classes), K) float16, l2-normalised rows.
@@ -237,7 +251,8 @@ class Store:
                 f"{self.path} keeps only the top {self.config['classes']} classes of "
                 "each image; online and theme aggregation need all (classes=None)."
             )
-        return self._result(self._arrays["class_vectors"][images, list(classes)])
+        vectors = self._arrays["class_vectors"]
+        return self._result(vectors.oindex[images, list(classes)])
 
     def iter_top_class_vectors(
         self, num_classes: int
@@ -273,6 +288,9 @@ class Store:
             vectors = self.class_vectors(needed.tolist(), images)
             position = position.reshape(chosen.shape)
             yield images, vectors[np.arange(len(rows))[:, None], position]
+
+    def _write(self, name: str, rows: range, value: np.ndarray) -> None:
+        self._arrays[name][rows.start : rows.stop].write(value).result()
 
     def _result(self, view):
         try:
@@ -341,6 +359,114 @@ class Store:
             ]
             text = "; ".join(details) or "the same images in another order"
             raise StoreMismatchError(f"{where} set of images: {text}. {advice}")
+
+
+class MemoryStore(Store):
+    """Arrays of one block that live as long as the process, such as those of a query.
+
+    It is read like a store on disk, except for `class_vectors`, which a query does not
+    need.
+    """
+
+    def __init__(
+        self,
+        config: Mapping,
+        images: Mapping[str, str],
+        arrays: Mapping[str, ArraySpec],
+    ):
+        """Allocate; see `Store.create` for the arguments."""
+        self.path = Path("memory")
+        self.names, self.hashes = list(images), dict(images)
+        self.config, self.block = dict(config), len(images)
+        self._specs = dict(arrays)
+        self._arrays = {
+            name: np.zeros((self.block, *spec.shape), spec.dtype)
+            for name, spec in arrays.items()
+        }
+
+    def missing_blocks(self) -> list[int]:
+        """None: what is in memory is there."""
+        return []
+
+    def read(self, name: str, images: slice | Sequence[int] | np.ndarray = slice(None)):
+        """See `Store.read`."""
+        return self._arrays[name][images]
+
+    def _write(self, name: str, rows: range, value: np.ndarray) -> None:
+        self._arrays[name][rows.start : rows.stop] = value
+
+
+class JoinedStore(Store):
+    """Chosen images of several stores, read as if they were one; never written.
+
+    A store cannot grow, but another one can stand beside it: so a collection that gets
+    more photos is not described anew.
+    """
+
+    def __init__(self, stores: Sequence[Store], images: Mapping[str, str]):
+        """Find every image by its content.
+
+        Args:
+            stores: of the same settings; incomplete ones serve with what they have.
+            images: name -> SHA-256 of its content, in the order of the first axis.
+
+        Raises:
+            StoreError: if no store has an image.
+        """
+        places = {
+            content: (number, row)
+            for number, store in enumerate(stores)
+            for content, row in store.described().items()
+        }
+        missing = [name for name, content in images.items() if content not in places]
+        if missing or not stores:
+            raise StoreError(
+                f"{len(missing)} images are in none of {len(stores)} stores: "
+                f"{', '.join(missing[:5])}. Describe them first."
+            )
+        self.path, self.config, self.block = stores[0].path, stores[0].config, 32
+        self.names, self.hashes = list(images), dict(images)
+        self._stores = list(stores)
+        self._places = np.array([places[content] for content in images.values()])
+
+    def missing_blocks(self) -> list[int]:
+        """None: every image was found."""
+        return []
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        """Of the largest entry; others are filled up with zeros (R-MAC regions)."""
+        shapes = [store.shape(array) for store in self._stores]
+        return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+    def read(self, name: str, images: slice | Sequence[int] | np.ndarray = slice(None)):
+        """See `Store.read`."""
+        return self._gather(
+            images, self.shape(name), lambda s, rows: s.read(name, rows)
+        )
+
+    def class_vectors(
+        self,
+        classes: Sequence[int],
+        images: slice | Sequence[int] | np.ndarray = slice(None),
+    ):
+        """See `Store.class_vectors`."""
+        shape = (len(classes), self.shape("class_vectors")[1])
+        return self._gather(
+            images, shape, lambda store, rows: store.class_vectors(classes, rows)
+        )
+
+    def _gather(self, images, shape: tuple[int, ...], read: Callable) -> np.ndarray:
+        """(n, *shape) entries from where they are."""
+        places = self._places[images]
+        parts = []
+        for number, store in enumerate(self._stores):
+            here = np.flatnonzero(places[:, 0] == number)
+            if here.size:
+                parts.append((here, read(store, places[here, 1])))
+        found = np.zeros((len(places), *shape), parts[0][1].dtype)
+        for here, values in parts:
+            found[(here, *map(slice, values.shape[1:]))] = values
+        return found
 
 
 def _check_room(path: Path, images: int, arrays: Mapping, block: int) -> None:

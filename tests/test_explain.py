@@ -192,6 +192,18 @@ def test_a_diagnosis_names_what_is_missed(stores, data):
     assert row["missed"] == f"{right[1]} (3)"
 
 
+def test_two_runs_are_drawn_with_their_intervals(stores):
+    table = explain.diagnose(stores, stores.run(RAW), stores.run(ONLINE))
+    picture = explain.ap_picture(table, "raw", "online")
+    wide = picture["per_query"].pivot(index="query", columns="method", values="ap")
+    difference = (wide["online"] - wide["raw"])[table["query"]]
+    np.testing.assert_array_equal(difference, table["difference"])
+    low, high = picture["intervals"]["difference"]
+    assert low <= table["difference"].mean() <= high
+    assert set(picture["intervals"]) == {"raw", "online", "difference"}
+    figures.ap_bars(**picture)
+
+
 # The map
 
 

@@ -30,6 +30,8 @@ ROWS = {
     "retrieval": 4,
     "figures": 4,
     "explain": 5,
+    "flag_costs": 5,
+    "search": 5,
     "runs": 6,
     "sweeps": 6,
     "reproduce": 7,

@@ -136,6 +136,13 @@ def test_keras_cams_add_up_to_the_logits(name):
         check_identity(network, maps)
 
 
+def test_resnet50_pools_what_the_authors_pool():
+    network = networks.load("keras:ResNet50", weights=None)
+    layer = networks.FeatureLayer("conv5_block3_out", 2048, 32, True)
+    assert network.feature_layers()[-1] == layer
+    assert network.default_layer == layer.name
+
+
 # The arithmetic of EfficientNet-Lite, once more in NumPy
 
 

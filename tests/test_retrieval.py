@@ -393,7 +393,9 @@ def test_matches_are_computed_once(make, maps, monkeypatch):
     retrieving.run(replace(OFFLINE, **RERANK))
     asked = []
     many = maps.many
-    monkeypatch.setattr(maps, "many", lambda names: asked.append(names) or many(names))
+    monkeypatch.setattr(
+        maps, "many", lambda names, *_: asked.append(names) or many(names)
+    )
     retrieving.run(replace(OFFLINE, **RERANK, query_expansion=3))
     assert not any(asked)
     retrieving.run(replace(OFFLINE, rerank=10, rerank_classes=3))
