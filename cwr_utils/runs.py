@@ -289,6 +289,7 @@ _LOADED = (
     "whitening_root",
     "limit",
     "network",
+    "weights",
     "feature_layer",
     "resize",
     "power",
