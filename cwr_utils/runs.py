@@ -82,6 +82,7 @@ PARAMETERS = (
     "query_expansion",
     "rerank",
     "rerank_classes",
+    "all_flags",
     "cache_dir",
     "results_dir",
     "figures_dir",
