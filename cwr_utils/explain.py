@@ -208,6 +208,39 @@ def rank_changes(data: Dataset, before: Result, after: Result) -> pd.DataFrame:
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
+def why_moved(
+    stores: Retrieval, before: Result, after: Result, number: int, image: str
+) -> pd.Series:
+    """Why re-ranking moved an image: ranks, scores, the region and its classes.
+
+    Args:
+        stores: with maps.
+        before: without re-ranking.
+        after: with it; the image is one of those that were re-ranked.
+        number: of the query.
+        image: photo of the database.
+
+    Returns:
+        Ranks from 1 in the whole list, scores, the winning box in pixels of the photo
+        (or "whole photo", or "none"), and the names of the classes that describe it.
+    """
+    query = stores.dataset.queries[number].name
+    facts: dict[str, Any] = {"query": query, "image": image}
+    for when, result in (("before", before), ("after", after)):
+        row = result.rankings[query].index(image)
+        facts[f"rank {when}"] = row + 1
+        facts[f"score {when}"] = round(float(result.scores[query][row]), 3)
+    picture = box_picture(stores, after.method, number, image)
+    best = picture["best"]
+    facts["region"] = best or "none"
+    if best:
+        facts["box"] = tuple(round(side) for side in picture["boxes"][best])
+    names = stores.require_maps().network.class_names
+    classes = stores.top_classes[number][: after.method.rerank_classes]
+    facts["classes"] = ", ".join(names[c] for c in classes)
+    return pd.Series(facts)
+
+
 def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> dict:
     """Boxes of a photo for a query, as `figures.boxes_on_photo` takes them (Fig. 3).
 

@@ -23,6 +23,7 @@ from cwr_utils.whitening import Whitening
 HEAT_MAP_CLASSES = 2
 MIN_CELLS = 5
 BATCH = 8  # photos pooled together; 60 MiB for a 45 x 64 grid of 672 channels
+REGIONS = 6  # masks a photo at least, so that few graphs serve all protocols
 MOST_WAITING = 2 * BATCH  # photos that wait for others of their shape
 
 
@@ -219,8 +220,7 @@ def _describe_regions(
     settings = (height, width), protocol.flip_negative_cams
     cams, heats = _run(_Cams, settings, cam_maps, weights)
     boxes = [_region_boxes(heat, protocol) for heat in heats]
-    # Always as many masks, or every number of boxes would be compiled.
-    most = len(protocol.rerank_thresholds) + protocol.rerank_fallback
+    most = max(REGIONS, len(protocol.rerank_thresholds) + protocol.rerank_fallback)
     masks = np.zeros((BATCH, most, height, width), np.float32)
     for photo, regions in enumerate(boxes):
         for number, box in enumerate(regions):

@@ -584,10 +584,16 @@ class Retrieval:
             lambda: self.queries.read("class_vectors", [query])[0],
             self._asked,
         )
-        whitened = self.fitted(method)(vectors[list(classes)])
-        if self.protocol.repeat_previous_class:
-            whitened = aggregation.repeat_previous(whitened)
-        return l2_normalize(whitened.sum(axis=0))
+        repeat = self.protocol.repeat_previous_class
+
+        def describe():
+            whitened = self.fitted(method)(vectors[list(classes)])
+            if repeat:
+                whitened = aggregation.repeat_previous(whitened)
+            return l2_normalize(whitened.sum(axis=0))
+
+        settings = method.num_whitening_classes, method.dimensions, repeat
+        return self._remember(("query", query, *settings, *classes), describe)
 
     def _online_descriptors(self, method: Method, classes: list[int]) -> np.ndarray:
         """(N, D) of all images by a list of classes."""

@@ -75,7 +75,13 @@ def test_the_first_row_is_the_run_and_all_flags_and_presets_follow(table, run):
     ]
 
 
-@pytest.mark.parametrize("flag", [*FLAGS, "paper", "authors_code"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("mean_order", "resize", "query_classes", "rerank_thresholds"),
+        *("rerank_moves_index", "authors_code"),
+    ],
+)
 def test_a_gain_is_that_of_a_run_set_up_anew(table, run, parts, tmp_path, flag):
     presets = {name: PRESETS[name] for name in ("paper", "authors_code")}
     # At 96x72 the run has the authors' aspect already.
@@ -97,12 +103,25 @@ def test_a_gain_is_that_of_a_run_set_up_anew(table, run, parts, tmp_path, flag):
     assert table.loc[flag, "note"] == ""
 
 
-def test_some_flags_of_every_stage_change_a_number(table):
+def test_some_flags_of_photos_and_of_the_search_change_a_number(table):
     """Or the comparisons above would prove nothing."""
     changed = {flag for flag in FLAGS if gains(table, flag).fillna(0).any()}
-    assert {FLAGS[flag]["stage"] for flag in changed} == {
-        *("database", "queries", "search")
-    }
+    assert {FLAGS[flag]["stage"] for flag in changed} == {"database", "search"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "array"),
+    [
+        ("query_classes", "probabilities"),
+        ("scale_query_box", "class_vectors"),
+        ("keep_partial_cells", "class_vectors"),
+    ],
+)
+def test_flags_of_queries_change_the_queries_and_not_the_photos(run, flag, array):
+    switched = run.under(dict(protocol.variants(run.protocol))[flag])
+    assert switched.database is run.stores.database
+    before, after = (s.queries.read(array) for s in (run.stores, switched))
+    assert not np.allclose(before, after, atol=1e-3)
 
 
 def test_photos_are_described_anew_only_when_asked(run, table, monkeypatch):
@@ -125,9 +144,8 @@ def test_a_second_time_reads_what_the_first_one_stored(run, table, monkeypatch):
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_what_cannot_matter_is_said(run, parts):
-    landscape = [name for name in parts[0].images if name != "x"][::3]
-    data = replace(run.stores.dataset, images=tuple(landscape))
+def test_what_cannot_matter_is_said(run):
+    data = run.stores.dataset
     whole = tuple(replace(query, box=None) for query in data.queries)
     stores = run.stores.under(run.stores.protocol)
     stores.dataset = replace(data, queries=whole)
