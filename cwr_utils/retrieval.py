@@ -379,8 +379,12 @@ class Retrieval:
     def row(self, result: Result) -> dict:
         """One row of a table of methods."""
         used = self.whitening(result.method)
+        # Revisited queries are not in the database: nothing of theirs could count.
+        inside = all(query.image in self._row for query in self.dataset.queries)
         mean = {
-            own: evaluation.mean_average_precision(self.evaluate(result, own))
+            own: evaluation.mean_average_precision(
+                self.evaluate(result, own and inside)
+            )
             for own in (True, False)
         }
         return {

@@ -35,6 +35,7 @@ ROWS = {
 # Neighbours in a row that may know each other, one way.
 SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
+    ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
     ("__main__", "runs"),  # the command line starts a run
 }
