@@ -6,19 +6,26 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
 # Files that exist: an empty list must not fail.
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/sweeps/*.ipynb)
 
 # TensorFlow's C++ start-up messages say nothing that a reader here can act on.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench publish clean $(VENV)
+.PHONY: help demo paper test lint bench publish clean $(VENV)
 
 help:  ## print this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 demo: $(STAMP)  ## run the notebooks on real photographs: tables, figures
 	$(BIN)/python -m cwr_utils demo
+
+# What is given on the command line reaches the program as it is, spaces included.
+paper: $(STAMP)  ## the paper's tables beside ours: DATASET=... NETWORK=...
+	@$(BIN)/python -m cwr_utils paper --dataset "$(DATASET)" --network "$(NETWORK)" \
+	  --data-root "$(DATA_ROOT)" --whitening "$(WHITENING)" \
+	  --whitening-root "$(WHITENING_ROOT)" --weights "$(WEIGHTS)" \
+	  --protocol "$(PROTOCOL)" $(if $(JOBS),--jobs "$(JOBS)")
 
 test: $(STAMP)  ## run the test suite
 	$(BIN)/python -m pytest -m "not slow"

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from cwr_utils import runs
+from cwr_utils import reproduce, runs, sweeps
 from cwr_utils.datasets import DatasetError
 
 
@@ -23,6 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--output", help="executed copies; below the results if not given")
     sweep = commands.add_parser("sweep", help="run a grid of parameters, resumable")
     sweep.add_argument("file", help="notebooks/sweeps/<name>.yaml")
+    sweep.add_argument(
+        "--root", default="", help="folder in results/ and figures/ for the sweep's own"
+    )
+    whole = commands.add_parser("paper", help="every table and figure of the paper")
+    for name in ("dataset", "network", "data-root", "whitening", "whitening-root"):
+        whole.add_argument(f"--{name}", default="")
+    # Empty is not given: that is how make passes on what it was not told.
+    whole.add_argument("--weights", default="", help="imagenet, none (random), a file")
+    whole.add_argument("--protocol", default="", help="authors_code if not given")
+    for command in (sweep, whole):
+        command.add_argument("-j", "--jobs", type=_positive, help="cells at a time")
     for command in (run, sweep):
         command.add_argument(
             "-p",
@@ -41,8 +53,29 @@ def main(arguments: list[str] | None = None) -> int:
             runs.publish()
         elif chosen.command == "sweep":
             parameters = runs.parse_parameters(chosen.parameter)
-            failures = runs.sweep(chosen.file, parameters)
+            place = Path(chosen.root, Path(chosen.file).stem)
+            failures = sweeps.run_sweep(
+                chosen.file,
+                parameters,
+                jobs=chosen.jobs,
+                results=runs.ROOT / "results" / place,
+                figures=runs.ROOT / "figures" / place,
+            )
             print("\n".join(failures) or "all cells are done")
+            return int(bool(failures))
+        elif chosen.command == "paper":
+            weights = chosen.weights or "imagenet"
+            planned = reproduce.plan(
+                chosen.dataset,
+                chosen.network,
+                chosen.data_root,
+                chosen.whitening,
+                chosen.whitening_root,
+                None if weights == "none" else weights,
+                chosen.protocol or "authors_code",
+            )
+            failures = reproduce.run(planned, chosen.jobs)
+            print("\n".join(failures))
             return int(bool(failures))
         else:
             runs.run(
@@ -57,6 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 if __name__ == "__main__":

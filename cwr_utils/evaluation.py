@@ -9,14 +9,23 @@ and fast spatial matching", CVPR 2007 (its program `compute_ap`); of the revisit
 Radenovic et al., "Revisiting Oxford and Paris", CVPR 2018.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-COLUMNS = ("query", "ap", "positives", "first_false_positive", "last_positive")
+COLUMNS = (
+    "query",
+    "ap",
+    "positives",
+    "first_false_positive",
+    "last_positive",
+    "landmark",
+)
+DRAWS = 10_000
 
 
 def average_precision(positive_ranks: Sequence[int] | np.ndarray, num_positives: int):
@@ -94,11 +103,14 @@ def evaluate(
         query is not part of the mean). `positives`: their number.
         `first_false_positive`: its 1-based rank without junk, NaN if there is none.
         `last_positive`: the same for the last positive, NaN where one is missing.
+        `landmark`: see `landmarks`.
 
     Raises:
         ValueError: if a query has no ranking, or a ranking names an image twice.
     """
     rows = []
+    queries = list(queries)
+    landmark = landmarks(queries)
     for query, hits in _scored(rankings, queries, self_match):
         num_positives = len(ground_truth(query, self_match)[0])
         ranks, misses = np.flatnonzero(hits), np.flatnonzero(~hits)
@@ -111,6 +123,7 @@ def evaluate(
                 num_positives,
                 misses[0] + 1 if misses.size else np.nan,
                 ranks[-1] + 1 if complete else np.nan,
+                landmark[query.name],
             )
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -141,6 +154,173 @@ def mean_average_precision(per_query: pd.DataFrame) -> float:
         0..1; NaN where no query has positives.
     """
     return float(per_query["ap"].mean())
+
+
+def landmarks(queries: Iterable[Any]) -> dict[str, str]:
+    """Tell which queries ask for the same thing: those that share an image.
+
+    Args:
+        queries: with `name`, `image` and `positives`.
+
+    Returns:
+        Query name -> name of its landmark: what the names of its queries begin with
+        ("all_souls" of all_souls_1 ... all_souls_5), or the first of them where other
+        landmarks would have the same name.
+    """
+    groups: list[tuple[set[str], list[str]]] = []
+    for query in queries:
+        images, names = {query.image, *query.positives}, [query.name]
+        joined = [group for group in groups if group[0] & images]
+        for group in joined:
+            groups.remove(group)
+        images = images.union(*(group[0] for group in joined))
+        names = [name for group in joined for name in group[1]] + names
+        groups.append((images, names))
+    starts = [
+        os.path.commonprefix(names).rstrip("_-. 0123456789") for _, names in groups
+    ]
+    return {
+        name: start if start and starts.count(start) == 1 else names[0]
+        for start, (_, names) in zip(starts, groups, strict=True)
+        for name in names
+    }
+
+
+class Interval(NamedTuple):
+    """A mean over queries, and how far chance alone could move it.
+
+    Attributes:
+        mean: of all queries.
+        low: lower end of the interval, NaN where it cannot be had.
+        high: upper end.
+        groups: landmarks that were resampled.
+    """
+
+    mean: float
+    low: float
+    high: float
+    groups: int
+
+    def __str__(self) -> str:
+        """As a table shows it."""
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(
+    values: Sequence[float] | np.ndarray | pd.Series,
+    groups: Sequence[str] | np.ndarray | pd.Series,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of a mean over queries, whole landmarks at a time.
+
+    The queries of one landmark succeed or fail together: drawn one by one, they would
+    pass for more evidence than there is. The interval says how much the mean depends on
+    which landmarks were chosen; with ten of them or fewer it is rather too short.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 8, 13.
+
+    Args:
+        values: (Q,) APs, or differences of two methods' APs (a paired bootstrap); NaN
+            is left out.
+        groups: (Q,) landmark of each query.
+        level: share of the draws inside the interval.
+        seed: of the draws; the same for all methods of a table.
+
+    Returns:
+        The interval; without ends where there are fewer than two landmarks.
+    """
+    values = np.asarray(values, float)
+    known = ~np.isnan(values)
+    values, groups = values[known], np.asarray(groups)[known]
+    _, group = np.unique(groups, return_inverse=True)
+    counts = np.bincount(group)
+    if len(counts) < 2:
+        mean = float(values.mean()) if values.size else np.nan
+        return Interval(mean, np.nan, np.nan, len(counts))
+    # How often each landmark is drawn, instead of the draws themselves.
+    times = np.random.default_rng(seed).multinomial(
+        len(counts), np.full(len(counts), 1 / len(counts)), DRAWS
+    )
+    means = times @ np.bincount(group, values) / (times @ counts)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high), len(counts))
+
+
+def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Set two tables of `evaluate`, of two methods or two runs, side by side.
+
+    Args:
+        before: one row a query; rows of one `slug` of a per_query.csv will do.
+        after: the same queries.
+
+    Returns:
+        Columns query, landmark, before, after (APs) and difference, the largest gain
+        first. Tables without landmarks get them from names that end in a number.
+
+    Raises:
+        ValueError: if the two are not of the same queries, or name one twice.
+    """
+    names = [list(table["query"]) for table in (before, after)]
+    if any(len(set(found)) < len(found) for found in names):
+        raise ValueError("a table has several rows for one query: choose one method.")
+    if different := sorted(set(names[0]) ^ set(names[1])):
+        raise ValueError(
+            "only runs with the same queries can be compared; in one of them only: "
+            f"{different[:5]}."
+        )
+    if "landmark" not in before:
+        before = before.assign(
+            landmark=before["query"].str.replace(r"_\d+$", "", regex=True)
+        )
+    table = before[["query", "landmark"]].copy()
+    table["before"] = before["ap"].to_numpy(float)
+    table["after"] = after.set_index("query")["ap"].loc[names[0]].to_numpy(float)
+    table["difference"] = table["after"] - table["before"]
+    return table.sort_values(
+        "difference", ascending=False, kind="stable", ignore_index=True
+    )
+
+
+def errors(
+    rankings: Mapping[str, Sequence[str]], queries: Iterable[Any], self_match: bool
+) -> pd.DataFrame:
+    """List where each ranking goes wrong.
+
+    Args:
+        rankings: query name -> image names, best first.
+        queries: those to look at.
+        self_match: as in `evaluate`.
+
+    Returns:
+        One row a query. `first_wrong`: the first image that is neither positive nor
+        junk, "" if there is none; `first_wrong_rank`: its 1-based rank without junk.
+        `missed`: positives ranked behind it, and `missed_ranks`, NaN for one that is
+        not ranked: lists.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    rows = []
+    for query, hits in _scored(rankings, queries, self_match):
+        positives, junk = ground_truth(query, self_match)
+        ranked = [name for name in rankings[query.name] if name not in junk]
+        wrong = int(np.argmin(hits)) if not hits.all() else len(ranked)
+        late = wrong + np.flatnonzero(hits[wrong:])
+        missed = {ranked[rank]: rank + 1 for rank in late.tolist()}
+        missed |= dict.fromkeys(sorted(positives - set(ranked)), np.nan)
+        found = wrong < len(ranked)
+        rows.append(
+            (
+                query.name,
+                ranked[wrong] if found else "",
+                wrong + 1 if found else np.nan,
+                list(missed),
+                list(missed.values()),
+            )
+        )
+    columns = ["query", "first_wrong", "first_wrong_rank", "missed", "missed_ranks"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def mean_precision_at(

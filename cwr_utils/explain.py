@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.manifold import TSNE
 
-from cwr_utils import evaluation, reranking
+from cwr_utils import aggregation, evaluation, reranking
+from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
 from cwr_utils.retrieval import Method, Result, Retrieval
@@ -23,7 +25,9 @@ def relevance(query, image: str, self_match: bool) -> str:
     return "positive" if image in positives else "junk" if image in junk else "negative"
 
 
-def strip(stores: Retrieval, result: Result, number: int, top: int = 10) -> dict:
+def strip(
+    stores: Retrieval, result: Result, number: int, top: int = 10, missed: int = 0
+) -> dict:
     """The first images of a ranking, as `figures.result_strip` takes them.
 
     Args:
@@ -31,23 +35,143 @@ def strip(stores: Retrieval, result: Result, number: int, top: int = 10) -> dict
         result: of any method.
         number: of the query.
         top: images to show.
+        missed: how many of them may be positives from further down, at their ranks.
 
     Returns:
         Keyword arguments.
     """
     data = stores.dataset
     query = data.queries[number]
-    names = result.rankings[query.name][:top]
+    ranking = result.rankings[query.name]
+    positives, _ = evaluation.ground_truth(query, stores.self_match)
+    positives -= {query.image}
+    ranks = list(range(len(ranking)))
+    late = [r for r in ranks[top - missed :] if ranking[r] in positives][:missed]
+    # Where all of them are among the first anyway, nothing gives way.
+    ranks = ranks[: top - len(late)] + late if late and late[-1] >= top else ranks[:top]
+    names = [ranking[rank] for rank in ranks]
     ap = stores.evaluate(result).set_index("query")["ap"][query.name]
     return {
         "query_photo": read_image(data.path(query.image)),
         "photos": [read_image(data.path(name)) for name in names],
         "relevance": [relevance(query, name, stores.self_match) for name in names],
-        "scores": result.scores[query.name][:top],
+        "scores": result.scores[query.name][ranks],
         "names": names,
+        "ranks": [rank + 1 for rank in ranks],
         "credits": [data.credit(name) for name in (query.image, *names)],
         "query_box": query.box,
         "title": f"{query.name}: {result.method.label}, AP {ap:.2f}",
+    }
+
+
+def diagnose(stores: Retrieval, before: Result, after: Result) -> pd.DataFrame:
+    """Query by query: what one result gains over another, and what it still misses.
+
+    Args:
+        stores: where the results come from.
+        before: of any method.
+        after: of another one.
+
+    Returns:
+        Columns of `evaluation.compare` and of `evaluation.errors` of `after`, where
+        `missed` is a text: names, with ranks in brackets.
+    """
+    tables = [stores.evaluate(result) for result in (before, after)]
+    wrong = evaluation.errors(after.rankings, stores.dataset.queries, stores.self_match)
+    ranks = wrong.pop("missed_ranks")
+    wrong["missed"] = [
+        "; ".join(f"{name} ({rank:g})" for name, rank in zip(*row, strict=True))
+        for row in zip(wrong["missed"], ranks, strict=True)
+    ]
+    return evaluation.compare(*tables).merge(wrong, on="query")
+
+
+def ap_picture(table: pd.DataFrame, before: str, after: str) -> dict[str, Any]:
+    """Two methods or runs query by query, as `figures.ap_bars` takes them.
+
+    Args:
+        table: of `evaluation.compare`.
+        before: name of the one.
+        after: name of the other.
+
+    Returns:
+        Keyword arguments; the intervals are those of `evaluation.bootstrap`.
+    """
+    names = {"before": before, "after": after, "difference": "difference"}
+    long = table.melt("query", ["before", "after"], "method", "ap")
+    return {
+        "per_query": long.assign(method=long["method"].map(names)),
+        "intervals": {
+            name: evaluation.bootstrap(table[column], table["landmark"])[1:3]
+            for column, name in names.items()
+        },
+    }
+
+
+def embedding(descriptors: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Descriptors on a plane: t-SNE from the first two principal components.
+
+    Source: van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
+
+    Args:
+        descriptors: (N, D), l2-normalised.
+        seed: of t-SNE.
+
+    Returns:
+        (N, 2); neighbours are near each other, larger distances mean little.
+    """
+    number, _ = check_shape(descriptors, "N D", "descriptors")
+    if number < 6:  # too few for t-SNE
+        centred = descriptors - descriptors.mean(axis=0)
+        left, spread, _ = np.linalg.svd(centred, full_matrices=False)
+        return np.pad(left * spread, ((0, 0), (0, 2)))[:, :2]
+    # Exact: as quick as the approximation for a page of photos, and the same bits
+    # however many threads there are.
+    perplexity = min(30, (number - 1) / 3)
+    method = TSNE(perplexity=perplexity, random_state=seed, method="exact")
+    return method.fit_transform(descriptors)
+
+
+def embedding_picture(
+    stores: Retrieval, method: Method, seed: int = 0, most: int = 150
+) -> dict[str, Any]:
+    """The collection on a map, as `figures.embedding_map` takes it.
+
+    Args:
+        stores: of the collection.
+        method: whose database descriptors are shown; not online aggregation, which
+            has others for every query.
+        seed: of t-SNE.
+        most: photos on the map: first those of the landmarks, then some of the others.
+
+    Returns:
+        Keyword arguments.
+
+    Raises:
+        ValueError: if the method is online aggregation.
+    """
+    if method.aggregation == "online":
+        raise ValueError("Online descriptors differ from query to query: no one map.")
+    data = stores.dataset
+    landmark = evaluation.landmarks(data.queries)
+    groups = {
+        name: landmark[query.name]
+        for query in data.queries
+        for name in sorted({query.image, *query.positives})
+    }
+    rows = [row for row, name in enumerate(data.images) if name in groups]
+    others = sorted(set(range(len(data.images))) - set(rows))
+    rows = rows[:most]
+    room = most - len(rows)
+    if room > 0:
+        rows = sorted(rows + others[:: max(1, -(-len(others) // room))])
+    names = [data.images[row] for row in rows]
+    _, descriptors = stores.describe(method, 0)
+    return {
+        "points": embedding(descriptors[rows], seed),
+        "photos": [read_image(data.path(name)) for name in names],
+        "groups": [groups.get(name, "") for name in names],
+        "credits": [data.credit(name) for name in names],
     }
 
 
@@ -98,15 +222,16 @@ def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> d
         protocol knows no whole photo and no box was large enough.
     """
     photo = read_image(stores.dataset.path(image))
-    # The classes of the match, or its boxes might not be these to the cell.
-    classes = stores.top_classes[number][: method.rerank_classes].tolist()
+    classes = stores.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
     features, cams = class_maps(stores, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
     cells = {
         f"{threshold:.0%}": box
         for threshold in stores.protocol.rerank_thresholds
-        for box in reranking.cam_boxes(heat, [threshold])
+        for box in reranking.cam_boxes(
+            heat, [threshold], largest=stores.protocol.rerank_largest
+        )
     }
     region = stores.match_region(method, number, image).box
     best = next((name for name, box in cells.items() if box == region), None)
@@ -127,10 +252,23 @@ def class_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (H, W, K) of a photo and normalised CAMs (h, w, C) of some classes."""
     maps = stores.require_maps()
-    features, cam_maps = maps(image)
+    features, cam_maps = maps(image, stores.protocol.rerank_squares_upright)
     flip = stores.protocol.flip_negative_cams
     cams = reranking.query_cams(cam_maps, maps.network.class_weights, classes, flip)
     return features, np.asarray(cams)
+
+
+def frequent_classes(stores: Retrieval, top: int = 64) -> tuple[list[str], np.ndarray]:
+    """The classes most often among the queries' `top` most probable ones (Fig. 5a).
+
+    Returns:
+        `top` names, most frequent first, and their shares of the queries.
+    """
+    classes = stores.top_classes[:, :top]
+    frequent = aggregation.theme_classes(classes, top)
+    names = stores.require_maps().network.class_names
+    shares = aggregation.class_frequencies(classes, frequent)
+    return [names[c] for c in frequent], shares
 
 
 def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str, Any]:
@@ -152,9 +290,9 @@ def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str
     classes = classes[: method.num_classes]
     _, cams = class_maps(stores, query.image, classes[:3])
     vectors = stores.queries.read("class_vectors", [number])[0]
-    shown = strip(stores, stores.run(method), number, top=6)
+    shown = strip(stores, stores.run(method), number, top=7)
     rows = zip(shown["photos"], shown["relevance"], shown["credits"][1:], strict=True)
-    found = [row for row in rows if row[1] != "query"][:5]
+    found = [row for row in rows if row[1] != "query"][:6]
     credits = dict.fromkeys([data.credit(query.image), *(row[2] for row in found)])
     return {
         "photo": photo,

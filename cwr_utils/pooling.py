@@ -123,7 +123,7 @@ def class_vectors(features, cams, masks=None, power: float = 1.0):
     """
     height, width, channels = check_shape(features, "... H W K", "features")
     rows, columns, classes = check_shape(cams, "... h w C", "cams")
-    powered = features if power == 1.0 else features**power
+    powered = _power(features, power)
     lead = _lead(features, 3)
     if masks is None:
         powered = _to_coarser_grid(powered, (rows, columns))
@@ -140,7 +140,7 @@ def class_vectors(features, cams, masks=None, power: float = 1.0):
             ops.matmul(left, right), (*lead, regions, classes, channels)
         )
     if power != 1.0:
-        pooled = ops.maximum(pooled, 0) ** (1.0 / power)
+        pooled = _power(ops.maximum(pooled, 0), 1.0 / power)
     return pooled * ops.expand_dims(channel_weights(features, masks), -2)
 
 
@@ -185,12 +185,12 @@ def gem_pool(features, masks=None, power: float = GEM_POWER):
     Returns:
         (..., K) or (..., R, K).
     """
-    sums = _sum_cells(ops.maximum(features, 0) ** power, masks)
+    sums = _sum_cells(_power(ops.maximum(features, 0), power), masks)
     if masks is None:
         cells = features.shape[-3] * features.shape[-2]
     else:
         cells = ops.maximum(ops.sum(masks, axis=(-2, -1)), 1)[..., None]
-    return (sums / cells) ** (1.0 / power)
+    return _power(sums / cells, 1.0 / power)
 
 
 def crow_pool(features, masks=None):
@@ -299,14 +299,19 @@ def describe(features, cams, *, box=None, power: float = 1.0) -> dict:
         crow_pool(features),
     ]
     boxes = rmac_regions(height, width)
+    # Regions overlap: a product with their masks raises each cell to its power once.
+    masks = np.zeros((len(boxes), height, width), np.float32)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        mask[y1:y2, x1:x2] = 1
+    masks = ops.convert_to_tensor(masks)
     vectors = {
         "class_vectors": class_vectors(features, cams, power=power),
         "globals": ops.stack(pooled, axis=-2),
         "regions": ops.stack(
             [
                 pool_regions(features, boxes, max_pool),
-                pool_regions(features, boxes, gem_pool),
-                pool_regions(features, boxes, lambda x: gem_pool(x, power=power)),
+                gem_pool(features, masks),
+                gem_pool(features, masks, power),
             ],
             axis=-3,
         ),
@@ -320,6 +325,17 @@ def _lead(array, axes: int) -> tuple:
     """Leading axes for a reshape, with the batch axis left open."""
     lead = array.shape[: len(array.shape) - axes]
     return (-1,) if len(lead) == 1 else tuple(lead)
+
+
+def _power(values, exponent: float):
+    """``values ** exponent``; the usual exponents without the slow general power."""
+    if exponent == 1.0:
+        return values
+    if exponent == 0.5:
+        return ops.sqrt(values)
+    if exponent in (2.0, 3.0):
+        return values * values if exponent == 2.0 else values * values * values
+    return values**exponent
 
 
 def _sum_cells(values, masks):

@@ -4,8 +4,9 @@ A `Method` names the setting; `Retrieval` holds the stores of one data set and s
 whitenings, descriptors and region matches between the methods that it runs.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from cwr_utils.extraction import (
     ExtractionConf,
     ImageMaps,
     query_content,
+    query_folder,
     store_path,
 )
 from cwr_utils.networks import CamNetwork
 from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.protocol import PRESETS, Protocol
+from cwr_utils.reranking import HEAT_MAP_CLASSES
 from cwr_utils.store import Store, StoreError
 from cwr_utils.whitening import Whitening
 
@@ -34,6 +37,17 @@ CLASS_AGGREGATIONS = ("offline", "online", "theme")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 # What has to be the same where vectors are compared.
 VECTOR_SETTINGS = ("network", "weights_sha256", "layer", "power", "flip_negative_cams")
+# Settings of the extraction that a row of a table needs besides its method's.
+_ROW_SETTINGS = ("network", "weights_sha256", "layer", "resize", "power")
+# What a match of a query and a photo depends on, besides the stores.
+MATCH_FLAGS = (
+    "flip_negative_cams",
+    "repeat_previous_class",
+    "rerank_thresholds",
+    "rerank_largest",
+    "rerank_fallback",
+    "rerank_squares_upright",
+)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
 _NAMES = {
@@ -108,6 +122,8 @@ class Method:
     def label(self) -> str:
         """What tables and figures call it."""
         text = _NAMES[self.aggregation]
+        if self.aggregation == "sum" and self.dimensions:
+            text = "Raw"  # "Raw + PCA", as in Table 1a
         if self.by_class:
             plural = "es" if self.num_classes > 1 else ""
             text += f", {self.num_classes} class{plural}"
@@ -165,6 +181,7 @@ class Retrieval:
         protocol: Protocol = PRESETS["corrected"],
         maps: ImageMaps | None = None,
         theme: Sequence[int] | None = None,
+        keep_whitenings: bool = False,
         i_know_this_fits_whitening_on_the_test_set: bool = False,
     ):
         """Hold the stores and check that they may be used together.
@@ -180,6 +197,8 @@ class Retrieval:
             maps: feature and CAM maps of `dataset`, for re-ranking.
             theme: fixed class list; the most frequent top classes of the training
                 photos if None.
+            keep_whitenings: keep what was fitted in the folder of `training`, for
+                other processes and later runs.
             i_know_this_fits_whitening_on_the_test_set: allow training photos that are
                 searched, distractors among them.
 
@@ -196,7 +215,9 @@ class Retrieval:
         self.protocol = protocol
         self.maps = maps
         self._theme = list(theme) if theme is not None else None
-        self._memo: dict = {}
+        self._keep_whitenings = keep_whitenings
+        self._memo: dict = {}  # of the database and the whitening
+        self._asked: dict = {}  # of the queries
         self._row = {name: row for row, name in enumerate(dataset.images)}
         _require_names("image", dataset.name, dataset.images, database)
         names = [query.name for query in dataset.queries]
@@ -234,7 +255,9 @@ class Retrieval:
     @property
     def top_classes(self) -> np.ndarray:
         """(Q, n) each query's most probable classes, from its cropped region."""
-        return self._remember("top_classes", lambda: self.queries.read("top_classes"))
+        return self._remember(
+            "top_classes", lambda: self.queries.read("top_classes"), self._asked
+        )
 
     @property
     def theme(self) -> list[int]:
@@ -244,6 +267,25 @@ class Retrieval:
             top = training.read("top_classes", rows)[:, :THEME_TOP_CLASSES]
             self._theme = aggregation.theme_classes(top, MOST_TOP_CLASSES)
         return self._theme
+
+    def ask(self, queries: Sequence[Query], described: Store) -> "Retrieval":
+        """Put other queries to the same database; what was computed for it is shared.
+
+        Args:
+            queries: those to run.
+            described: their store.
+
+        Raises:
+            StoreError: if the store is of other queries or settings.
+        """
+        other = copy.copy(self)
+        other.dataset = replace(self.dataset, queries=tuple(queries))
+        other.queries = described.require_complete()
+        other._asked = {}
+        _require_names("query", self.dataset.name, [q.name for q in queries], described)
+        _require_boxes(other.dataset, self.database, described)
+        _require_settings(self.database, described, (*VECTOR_SETTINGS, "resize"))
+        return other
 
     def whitening(self, method: Method) -> Whitening | None:
         """The whitening a method uses, fitted once; None if it uses none."""
@@ -255,16 +297,55 @@ class Retrieval:
         Raises:
             WhiteningError: if the training photos cannot support the dimensions.
         """
-        classes = method.num_whitening_classes if method.by_class else 0
-        kind = "class" if method.by_class else method.aggregation
-        fitted = self._remember(
-            ("fit", kind, classes),
-            lambda: whitening.fit(self._training_vectors(method), self.source),
-        )
         return self._remember(
-            ("whitening", kind, classes, method.dimensions),
-            lambda: fitted.keep(method.dimensions),
+            ("whitening", *_trained_on(method), method.dimensions),
+            lambda: self._fit(method).keep(method.dimensions),
         )
+
+    def supported(self, method: Method) -> Method:
+        """A method with D lowered to half of its whitening vectors if it is above that.
+
+        n vectors support n - 1 dimensions, but the last ones are mostly noise: with
+        N_pca = 1 a small whitening set gives little more than nothing for D = 512.
+        """
+        if not method.dimensions:
+            return method
+        fitted = self._fit(method)
+        most = max(1, min(fitted.vectors // 2, fitted.dimensions))
+        return replace(method, dimensions=min(method.dimensions, most))
+
+    def forget_descriptors(self) -> None:
+        """Free the memory of descriptors that other methods would use again.
+
+        Whitenings, whitened classes (one setting) and region matches stay.
+        """
+        for key in list(self._memo):
+            if key[0] in ("offline", "theme", "baseline"):
+                del self._memo[key]
+
+    def _fit(self, method: Method) -> Whitening:
+        """The whitening of a method with every axis that its vectors support."""
+
+        def compute() -> Whitening:
+            training, rows = self._require_training()
+            if not self._keep_whitenings:
+                return whitening.fit(self._training_vectors(method), self.source)
+            key = {
+                "trained on": _trained_on(method),
+                "config": training.config,
+                "photos": [
+                    [name, training.hashes[name]]
+                    for name in np.array(training.names)[rows].tolist()
+                ],
+            }
+            return whitening.fit_once(
+                training.path / "whitening",
+                key,
+                lambda: self._training_vectors(method),
+                self.source,
+            )
+
+        return self._remember(("fit", *_trained_on(method)), compute)
 
     def require_maps(self) -> ImageMaps:
         """The maps.
@@ -319,13 +400,14 @@ class Retrieval:
         """
         if method.aggregation == "online":
             classes = self._query_classes(query, method.num_classes)
-            descriptors = self._online(method).descriptors(classes)
-            return self._query_vector(method, query, classes), descriptors[len(classes)]
+            descriptors = self._online_descriptors(method, classes)
+            return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "theme":
             classes = self._first(self.theme, method.num_classes, "theme list")
+            repeat = self.protocol.repeat_previous_class
+            key = ("theme", method.num_whitening_classes, method.dimensions, repeat)
             descriptors = self._remember(
-                ("theme", method.num_whitening_classes, method.dimensions, *classes),
-                lambda: self._online(method).descriptors(classes)[len(classes)],
+                (*key, *classes), lambda: self._online_descriptors(method, classes)
             )
             return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "offline":
@@ -333,7 +415,13 @@ class Retrieval:
             descriptors = self._offline(method)[method.num_classes]
             return self._query_vector(method, query, classes), descriptors
         key = ("baseline", method.aggregation, method.dimensions)
-        vectors, descriptors = self._remember(key, lambda: self._baseline(method))
+        vectors, descriptors = (
+            self._remember(key, lambda store=store: self._baseline(method, store), memo)
+            for store, memo in (
+                (self.queries, self._asked),
+                (self.database, self._memo),
+            )
+        )
         return vectors[query], descriptors
 
     def offline_curve(self, method: Method, num_classes: Sequence[int]) -> None:
@@ -344,6 +432,15 @@ class Retrieval:
         """Best CAM-box region of a photo for a query."""
         classes = self._query_classes(query, method.rerank_classes)
         return next(self._match(method, query, classes, [image]))
+
+    def under(self, protocol: Protocol) -> "Retrieval":
+        """The same stores under other flags of search and re-ranking.
+
+        What concerns extraction is not done anew; what was computed is shared.
+        """
+        other = copy.copy(self)
+        other.protocol = protocol
+        return other
 
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
         """Per-query table of `evaluation.evaluate`.
@@ -377,27 +474,32 @@ class Retrieval:
         return pd.DataFrame(rows), pd.concat(tables, ignore_index=True), results
 
     def row(self, result: Result) -> dict:
-        """One row of a table of methods."""
+        """One row of a table of methods; mAP with the 95 % interval over landmarks."""
         used = self.whitening(result.method)
         # Revisited queries are not in the database: nothing of theirs could count.
         inside = all(query.image in self._row for query in self.dataset.queries)
+        tables = {own: self.evaluate(result, own and inside) for own in (True, False)}
         mean = {
-            own: evaluation.mean_average_precision(
-                self.evaluate(result, own and inside)
-            )
-            for own in (True, False)
+            own: evaluation.mean_average_precision(table)
+            for own, table in tables.items()
         }
+        rule = tables[self.self_match]
+        interval = evaluation.bootstrap(rule["ap"], rule["landmark"])
         return {
             "method": result.method.label,
             "mAP": mean[self.self_match],
+            "mAP_low": interval.low,
+            "mAP_high": interval.high,
             "mAP_with_self": mean[True],
             "mAP_without_self": mean[False],
             **asdict(result.method),
             "slug": result.method.slug,
+            **{name: self.database.config[name] for name in _ROW_SETTINGS},
             "protocol": self.protocol.name,
             "whitening": used.source if used else "",
             "whitening_vectors": used.vectors if used else 0,
             "queries": len(self.dataset.queries),
+            "landmarks": interval.groups,
             "images": len(self.dataset.images),
             "dataset": self.dataset.name,
             "note": self.dataset.note,
@@ -408,7 +510,9 @@ class Retrieval:
         own = self._row.get(query.image)
         if self.protocol.query_replaces_own_row and own is not None:
             scores[own] = 1.0
-        order = ranking.order(scores)
+        # An expanded query searches anew: until then only the head is needed.
+        head = max(method.rerank, method.query_expansion)
+        order = ranking.order(scores, head if method.query_expansion else None)
         matched = {}
         if method.rerank:
             order, scores, matched = self._rerank(method, number, order, scores)
@@ -444,29 +548,21 @@ class Retrieval:
         self, method: Method, query: int, classes: Sequence[int], images: Sequence[str]
     ) -> Iterator[reranking.Match]:
         """Best region of each image; each query and image is matched only once."""
-        key = ("match", method.num_whitening_classes, method.dimensions, *classes)
-        known = self._memo.setdefault((*key, query), {})
+        flags = [getattr(self.protocol, flag) for flag in MATCH_FLAGS]
+        key = ("match", method.num_whitening_classes, method.dimensions, *flags)
+        known = self._asked.setdefault((*key, *classes, query), {})
         new = [image for image in images if image not in known]
-        vector = self._query_vector(method, query, classes)
         maps = self.require_maps()
-        described = (
-            (
-                features,
-                reranking.query_cams(
-                    cam_maps,
-                    maps.network.class_weights,
-                    classes,
-                    self.protocol.flip_negative_cams,
-                ),
-            )
-            for features, cam_maps in maps.many(new)
-        )
+        # One class may describe a region, but two draw its boxes.
+        drawn = self.top_classes[query][: max(len(classes), HEAT_MAP_CLASSES)]
         found = reranking.best_regions(
-            vector,
-            described,
+            self._query_vector(method, query, classes),
+            maps.many(new, self.protocol.rerank_squares_upright),
+            maps.network.class_weights[:, drawn],
             self.fitted(method),
             self.protocol,
             self.database.config["power"],
+            len(classes),
         )
         known.update(zip(new, found, strict=True))
         return (known[image] for image in images)
@@ -486,10 +582,20 @@ class Retrieval:
     def _query_vector(self, method: Method, query: int, classes) -> np.ndarray:
         """(D,) sum of the query's whitened class vectors."""
         vectors = self._remember(
-            ("query", query), lambda: self.queries.read("class_vectors", [query])[0]
+            ("query", query),
+            lambda: self.queries.read("class_vectors", [query])[0],
+            self._asked,
         )
         whitened = self.fitted(method)(vectors[list(classes)])
+        if self.protocol.repeat_previous_class:
+            whitened = aggregation.repeat_previous(whitened)
         return l2_normalize(whitened.sum(axis=0))
+
+    def _online_descriptors(self, method: Method, classes: list[int]) -> np.ndarray:
+        """(N, D) of all images by a list of classes."""
+        repeat = self.protocol.repeat_previous_class
+        index = self._online(method)
+        return index.descriptors(classes, repeat_empty=repeat)[len(classes)]
 
     def _online(self, method: Method) -> aggregation.OnlineIndex:
         key = (method.num_whitening_classes, method.dimensions)
@@ -500,28 +606,26 @@ class Retrieval:
         return index
 
     def _offline(self, method: Method, num_classes: Sequence[int] = ()) -> dict:
-        key = ("offline", method.num_whitening_classes, method.dimensions)
+        repeat = self.protocol.repeat_previous_class
+        key = ("offline", method.num_whitening_classes, method.dimensions, repeat)
         known = self._memo.setdefault(key, {})
         new = {method.num_classes, *num_classes} - known.keys()
         if new:
+            fitted = self.fitted(method)
             known.update(
-                aggregation.offline(self.database, self.fitted(method), sorted(new))
+                aggregation.offline(self.database, fitted, sorted(new), repeat)
             )
         return known
 
-    def _baseline(self, method: Method) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, D) and (N, D) descriptors of a global or regional baseline."""
+    def _baseline(self, method: Method, store: Store) -> np.ndarray:
+        """(n, D) descriptors of a global or regional baseline."""
         fitted = self.whitening(method)
-        stores = (self.queries, self.database)
         if method.aggregation in REGION_AGGREGATIONS:
             column = REGION_AGGREGATIONS.index(method.aggregation)
-            vectors = [store.read("regions")[:, column] for store in stores]
-            pooled = [aggregation.regions(v, fitted) for v in vectors]
-        else:
-            column = GLOBAL_POOLINGS.index(method.aggregation)
-            vectors = [store.read("globals")[:, column] for store in stores]
-            pooled = [fitted(v) if fitted else l2_normalize(v) for v in vectors]
-        return pooled[0], pooled[1]
+            return aggregation.regions(store.read("regions")[:, column], fitted)
+        column = GLOBAL_POOLINGS.index(method.aggregation)
+        vectors = store.read("globals")[:, column]
+        return fitted(vectors) if fitted else l2_normalize(vectors)
 
     def _training_vectors(self, method: Method) -> np.ndarray:
         """(n, K) vectors that the whitening of a method is fitted on."""
@@ -546,10 +650,11 @@ class Retrieval:
             )
         return self.training, self._training_rows
 
-    def _remember(self, key, compute):
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return self._memo[key]
+    def _remember(self, key, compute, memo: dict | None = None):
+        memo = self._memo if memo is None else memo
+        if key not in memo:
+            memo[key] = compute()
+        return memo[key]
 
 
 def open_retrieval(
@@ -583,7 +688,7 @@ def open_retrieval(
     return Retrieval(
         dataset,
         Store.open(folder / "database"),
-        Store.open(folder / "queries"),
+        Store.open(folder / query_folder(conf)),
         fitted_on,
         protocol=protocol,
         maps=ImageMaps(dataset, network, conf),
@@ -620,6 +725,13 @@ def ladder(
         for count in num_classes
     ]
     return methods
+
+
+def _trained_on(method: Method) -> tuple[str, int]:
+    """Kind of the training vectors of a method's whitening, and N_pca."""
+    if method.by_class:
+        return "class", method.num_whitening_classes
+    return method.aggregation, 0
 
 
 def _require_names(what: str, of: str, expected: Sequence[str], store: Store) -> None:

@@ -8,12 +8,9 @@ import ast
 import base64
 import fcntl
 import io
-import itertools
 import json
-import math
 import os
 import platform
-import re
 import resource
 import shutil
 import subprocess
@@ -22,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -63,6 +60,8 @@ READS = {
     NOTEBOOKS[5]: NOTEBOOKS[3:5],
 }
 SIDE_BY_SIDE = 2
+# Notebooks that only sweeps run.
+SWEEP_NOTEBOOKS = ("one_method",)
 # What a notebook takes; the same name means the same thing everywhere.
 PARAMETERS = (
     "dataset",
@@ -71,6 +70,7 @@ PARAMETERS = (
     "whitening_root",
     "limit",
     "network",
+    "weights",
     "feature_layer",
     "resize",
     "power",
@@ -79,6 +79,7 @@ PARAMETERS = (
     "num_classes",
     "num_whitening_classes",
     "dimensions",
+    "cap_dimensions",
     "query_expansion",
     "rerank",
     "rerank_classes",
@@ -91,9 +92,6 @@ PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-le
 
 # Characters of base64 above which a picture in an executed notebook gets a palette.
 LARGE_PICTURE = 200_000
-
-# What a sweep sets for each of its cells.
-_CELL_FOLDERS = ("results_dir", "figures_dir")
 
 # Parameters that turn the notebooks' defaults into other runs.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -152,7 +150,7 @@ class Record:
         folder = os.open(self.results_dir, os.O_RDONLY)
         try:  # two notebooks of one run may end at the same time
             fcntl.flock(folder, fcntl.LOCK_EX)
-            runs = {**_read_runs(path), self.notebook: run}
+            runs = {**read_runs(path), self.notebook: run}
             write_json(path, dict(sorted(runs.items())))
         finally:
             os.close(folder)
@@ -178,8 +176,8 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> Record:
     }
     results_dir = Path(parameters["results_dir"])
     results_dir.mkdir(parents=True, exist_ok=True)
-    _read_runs(results_dir / "run.json")
-    recorded = {key: _recorded_value(key, value) for key, value in parameters.items()}
+    read_runs(results_dir / "run.json")
+    recorded = {key: recorded_value(key, value) for key, value in parameters.items()}
     return Record(notebook, results_dir, recorded)
 
 
@@ -236,7 +234,30 @@ def open_workbench(notebook: str, namespace: Mapping[str, Any]) -> Workbench:
         notebook: its name.
         namespace: the notebook's `globals()`.
     """
+    return _load(start(notebook, namespace), namespace)
+
+
+def open_shared(
+    notebook: str, namespace: Mapping[str, Any]
+) -> tuple[Workbench, Retrieval]:
+    """As `open_workbench`, with the stores, for a notebook that runs many times.
+
+    Runs in one kernel that differ only in the method share what they loaded, whitened
+    and matched; fitted whitenings are kept on disk for other kernels. Photos and stores
+    must stay as they are meanwhile.
+    """
     record = start(notebook, namespace)
+    key = tuple((name, namespace.get(name)) for name in _LOADED)
+    if key not in _shared:
+        _shared.clear()  # one at a time: networks and stores take memory
+        work = _load(record, namespace)
+        _shared[key] = work, work.open_retrieval(keep_whitenings=True)
+    work, stores = _shared[key]
+    stores.forget_descriptors()
+    return replace(work, record=record), stores
+
+
+def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
     data, training = load_data(
         namespace["dataset"],
         namespace["data_root"],
@@ -244,8 +265,11 @@ def open_workbench(notebook: str, namespace: Mapping[str, Any]) -> Workbench:
         namespace["whitening_root"],
         namespace["limit"],
     )
-    network = networks.load(namespace["network"], seed=namespace["seed"])
     flags = protocol.get(namespace["protocol"])
+    network = networks.load(
+        namespace["network"], namespace["weights"], namespace["seed"]
+    )
+    network = networks.under(network, flags)
     conf = ExtractionConf.with_protocol(
         flags,
         layer=namespace["feature_layer"],
@@ -256,17 +280,40 @@ def open_workbench(notebook: str, namespace: Mapping[str, Any]) -> Workbench:
     return Workbench(record, data, training, network, flags, conf, cache_dir)
 
 
-def _recorded_value(name: str, value: Any) -> Any:
+# What `open_shared` has at hand, and the parameters that it depends on.
+_shared: dict[tuple, tuple[Workbench, Retrieval]] = {}
+_LOADED = (
+    "dataset",
+    "data_root",
+    "whitening_dataset",
+    "whitening_root",
+    "limit",
+    "network",
+    "weights",
+    "feature_layer",
+    "resize",
+    "power",
+    "protocol",
+    "cache_dir",
+    "seed",
+)
+
+
+def recorded_value(name: str, value: Any) -> Any:
     """A parameter without paths of this machine."""
     if name in ("dataset", "data_root", "whitening_dataset", "whitening_root"):
         return Path(str(value)).name
-    if name.endswith("_dir") and Path(str(value)).is_absolute():
+    if (name.endswith("_dir") or name == "weights") and Path(str(value)).is_absolute():
         return Path(str(value)).name
     return value
 
 
-def _read_runs(path: Path) -> dict[str, Any]:
-    """Content of a `run.json`; empty where there is none."""
+def read_runs(path: Path) -> dict[str, Any]:
+    """Content of a `run.json`; empty where there is none.
+
+    Raises:
+        RunError: if it is damaged.
+    """
     try:
         runs = json.loads(path.read_text()) if path.exists() else {}
         whole = all("parameters" in run for run in runs.values())
@@ -356,15 +403,20 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def run_notebook(
-    name: str, parameters: Mapping[str, Any], output: str | Path, line: int = 0
+    name: str,
+    parameters: Mapping[str, Any],
+    output: str | Path,
+    line: int = 0,
+    **engine: Any,
 ) -> tuple[Path, float]:
-    """Execute a notebook through papermill, with a progress bar over its cells.
+    """Execute a notebook through papermill.
 
     Args:
-        name: of a file in notebooks/, without the ending.
+        name: of a file in notebooks/ or notebooks/sweeps/, without the ending.
         parameters: those it does not know are left out.
         output: folder for the executed copy.
-        line: of the screen where its progress bar stands.
+        line: of the screen where the progress bar over its cells stands.
+        engine: further arguments of `papermill.execute_notebook`: another engine.
 
     Returns:
         The executed copy, and the seconds it took.
@@ -375,10 +427,7 @@ def run_notebook(
     """
     import papermill  # takes a second, which notebooks that keep records save
 
-    if name not in NOTEBOOKS:
-        raise RunError(f"{name!r} is none of the notebooks {', '.join(NOTEBOOKS)}.")
-
-    source = ROOT / "notebooks" / f"{name}.ipynb"
+    source = notebook_path(name)
     target = Path(output) / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     known = papermill.inspect_notebook(str(source))
@@ -386,17 +435,15 @@ def run_notebook(
     begun = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="cwr-") as sockets:
-            # Sockets of the file system: no port to listen in on, no warning of that.
-            kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
-            papermill.execute_notebook(
-                str(source),
-                str(target),
-                chosen,
-                kernel_name="python3",
-                progress_bar={"desc": name, "unit": "cell", "position": line},
-                config=Config({"KernelManager": kernel}),
+            options = {
+                "kernel_name": "python3",
+                "progress_bar": {"desc": name, "unit": "cell", "position": line},
+                "config": kernel_config(sockets),
                 # Not papermill's `cwd`: that moves this whole process.
-                resources={"metadata": {"path": str(source.parent)}},
+                "resources": {"metadata": {"path": str(ROOT / "notebooks")}},
+            }
+            papermill.execute_notebook(
+                str(source), str(target), chosen, **{**options, **engine}
             )
     except papermill.PapermillExecutionError as error:
         raise RunError(
@@ -410,6 +457,33 @@ def run_notebook(
         ) from error
     slim(target)
     return target, time.monotonic() - begun
+
+
+def notebook_path(name: str) -> Path:
+    """The source of a notebook.
+
+    Raises:
+        RunError: if there is none of that name.
+    """
+    if name in NOTEBOOKS:
+        return ROOT / "notebooks" / f"{name}.ipynb"
+    if name in SWEEP_NOTEBOOKS:
+        return ROOT / "notebooks" / "sweeps" / f"{name}.ipynb"
+    known = ", ".join((*NOTEBOOKS, *SWEEP_NOTEBOOKS))
+    raise RunError(f"{name!r} is none of the notebooks {known}.")
+
+
+def defaults(notebook: str) -> dict[str, Any]:
+    """Parameter -> value in the notebook's cell of parameters."""
+    import papermill
+
+    found = papermill.inspect_notebook(str(notebook_path(notebook)))
+    return {name: ast.literal_eval(cell["default"]) for name, cell in found.items()}
+
+
+def kernel_config(folder: str | Path) -> Config:
+    """Sockets of the file system: no port to listen in on, no warning of that."""
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def slim(path: Path) -> None:
@@ -554,139 +628,6 @@ def run_workbook(parameters: Mapping[str, Any], executed: Path) -> None:
                 bar.update()
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """Runs of the same notebooks over a grid of parameters, from a YAML file.
-
-    Attributes:
-        name: folder of the results, below results/ and figures/.
-        notebooks: to run for each cell, in order.
-        parameters: fixed values.
-        grid: parameter -> its values; a cell is one combination.
-    """
-
-    name: str
-    notebooks: tuple[str, ...]
-    parameters: dict[str, Any]
-    grid: dict[str, list]
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Sweep":
-        """Read notebooks/sweeps/<name>.yaml.
-
-        Raises:
-            RunError: if a notebook or parameter is unknown, a part is missing, or two
-                cells have the same name.
-        """
-        path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise RunError(f"Cannot read {path}: {error}") from error
-        content = content if isinstance(content, dict) else {}
-        notebooks, grid = content.get("notebooks"), content.get("grid")
-        parameters = content.get("parameters") or {}
-        if not (
-            isinstance(notebooks, list)
-            and notebooks
-            and isinstance(parameters, dict)
-            and isinstance(grid, dict)
-            and all(isinstance(values, list) and values for values in grid.values())
-        ):
-            raise RunError(
-                f"{path} needs `notebooks`, a list, and `grid`, a list of values for "
-                "each parameter; `parameters`, one value for each, may be there too."
-            )
-        names = [*content, *notebooks, *parameters, *grid]
-        known = ["notebooks", "parameters", "grid", *NOTEBOOKS, *PARAMETERS]
-        unknown = [
-            str(name) for name in names if name not in known or name in _CELL_FOLDERS
-        ]
-        if unknown:
-            raise RunError(f"{path} names what no sweep takes: {', '.join(unknown)}.")
-        sweep = cls(path.stem, tuple(notebooks), parameters, grid)
-        if len(sweep.cells) < math.prod(map(len, grid.values())):
-            raise RunError(f"{path}: two values of its grid have the same cell name.")
-        return sweep
-
-    @property
-    def cells(self) -> dict[str, dict[str, Any]]:
-        """Cell name -> its parameters, results and figures folders included."""
-        cells = {}
-        for values in itertools.product(*self.grid.values()):
-            chosen = dict(zip(self.grid, values, strict=True))
-            words = [f"{k}-{v}" for k, v in chosen.items() if v is not None]
-            name = re.sub(r"[^\w.-]+", "-", "_".join(words)) or "default"
-            cells[name] = {
-                **self.parameters,
-                **chosen,
-                "results_dir": f"../results/{self.name}/{name}",
-                "figures_dir": f"../figures/{self.name}/{name}",
-            }
-        return cells
-
-
-def sweep(file: str | Path, overrides: Mapping[str, Any] | None = None) -> list[str]:
-    """Run every cell of a sweep that is not done; go on when one fails.
-
-    Args:
-        file: the YAML file.
-        overrides: parameters for all cells, for example `data_root`.
-
-    Returns:
-        One text a failed cell. The tables of all finished cells are joined in
-        results/<name>/metrics.csv.
-
-    Raises:
-        RunError: if the file is wrong, or overrides what makes a cell its own.
-    """
-    plan = Sweep.read(file)
-    overrides = overrides or {}
-    own = sorted(overrides.keys() & {*plan.grid, *_CELL_FOLDERS})
-    if own:
-        raise RunError(f"Each cell of {file} has its own {' and '.join(own)}.")
-    folder = ROOT / "results" / plan.name
-    failures, tables = [], {}
-    for name, parameters in tqdm(plan.cells.items(), desc=plan.name, unit="cell"):
-        parameters = {**parameters, **overrides}
-        try:
-            if not _is_done(folder / name, plan.notebooks, parameters):
-                # A cell that stops half-way must not pass for its earlier run.
-                (folder / name / "run.json").unlink(missing_ok=True)
-                for notebook in plan.notebooks:
-                    run_notebook(notebook, parameters, folder / name / "executed")
-            if (folder / name / "metrics.json").exists():
-                tables[name] = read_table(folder / name / "metrics.json")
-        except RunError as error:
-            failures.append(f"{name}: {error}")
-    if tables:
-        joined = pd.concat(tables, names=["cell", None]).reset_index("cell")
-        write_table(folder / "metrics.csv", joined)
-    return failures
-
-
-def _is_done(folder: Path, notebooks: Sequence[str], parameters: Mapping) -> bool:
-    """Whether run.json records all notebooks with these parameters and defaults."""
-    recorded = _read_runs(folder / "run.json")
-    for notebook in notebooks:
-        default = _defaults(notebook)
-        expected = {
-            key: _recorded_value(key, parameters.get(key, default[key]))
-            for key in default
-        }
-        if recorded.get(notebook, {}).get("parameters") != expected:
-            return False
-    return True
-
-
-def _defaults(notebook: str) -> dict[str, Any]:
-    """Parameter -> value in the notebook's cell of parameters."""
-    import papermill
-
-    found = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
-    return {name: ast.literal_eval(cell["default"]) for name, cell in found.items()}
-
-
 def publish() -> None:
     """Run the demo and keep the executed notebooks under results/executed/."""
     name = datasets.load_demo(ROOT / "data").name
@@ -695,17 +636,20 @@ def publish() -> None:
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of methods that a person reads, mAP to three places."""
-    shown = table[["method", "dimensions", "mAP"]].copy()
+    numbers = [name for name in ("mAP", "mAP_low", "mAP_high") if name in table]
+    shown = table[["method", "dimensions"]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
-    shown["mAP"] = shown["mAP"].astype(float).map("{:.3f}".format)
+    shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
+    if "mAP_low" in table:
+        shown["95 %"] = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
     return shown.rename(columns={"dimensions": "D"})
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """A small table in Markdown, the last column aligned to the right."""
+def to_markdown(table: pd.DataFrame, last: str = "---:") -> str:
+    """A small table in Markdown, the last column aligned to the right or by `last`."""
     head = "| " + " | ".join(map(str, table.columns)) + " |"
-    rule = "|" + "---|" * (len(table.columns) - 1) + "---:|"
+    rule = "|" + "---|" * (len(table.columns) - 1) + f"{last}|"
     rows = [
         "| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)
     ]

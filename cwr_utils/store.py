@@ -10,7 +10,7 @@ turn a damaged file into an error.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +149,10 @@ class Store:
         """Shape of one image's entry in an array."""
         return self._specs[array].shape
 
+    def dtype(self, array: str) -> np.dtype:
+        """Data type of an array."""
+        return np.dtype(self._specs[array].dtype)
+
     @property
     def blocks(self) -> list[range]:
         """Image indices of each block."""
@@ -162,6 +166,16 @@ class Store:
             for number in range(len(self.blocks))
             if not all(self._shard(name, number).exists() for name in self._specs)
         ]
+
+    def described(self) -> dict[str, int]:
+        """Content -> index of the images in the blocks that are complete."""
+        contents, missing = list(self.hashes.values()), set(self.missing_blocks())
+        return {
+            contents[row]: row
+            for number, rows in enumerate(self.blocks)
+            if number not in missing
+            for row in rows
+        }
 
     def require_complete(self) -> "Store":
         """Return the store itself, or raise StoreError if blocks are missing."""
@@ -193,11 +207,11 @@ class Store:
                     f"{(len(rows), *spec.shape)}; got {value.shape}."
                 )
             with np.errstate(over="ignore"):  # reported two lines below
-                value = value.astype(spec.dtype)
+                value = value.astype(spec.dtype, copy=False)
             if not np.isfinite(value).all():
                 raise ValueError(f"`{name}` of block {number} has NaN or overflow.")
             try:
-                self._arrays[name][rows.start : rows.stop].write(value).result()
+                self._write(name, rows, value)
             except (ValueError, OSError) as error:
                 raise StoreError(
                     f"Cannot write block {number} to {self.path}: {error}. Complete "
@@ -217,27 +231,47 @@ class Store:
         Raises:
             StoreError: if a shard is missing or damaged.
         """
-        return self._result(self._arrays[name][images])
+        return self._result(self._arrays[name][images].read())
 
-    def class_vectors(self, classes: Sequence[int], images: slice = slice(None)):
+    def class_vectors(
+        self,
+        classes: Sequence[int],
+        images: slice | Sequence[int] | np.ndarray = slice(None),
+    ):
         """Read the vectors of given classes (online aggregation).
 
         Args:
             classes: class numbers.
-            images: slice of the first axis.
+            images: slice or indices of the first axis.
 
         Returns:
-            (images, len(classes), K) float16, l2-normalised rows.
+            (images, len(classes), K) as stored, l2-normalised rows.
 
         Raises:
             StoreError: if the store keeps only each image's own top classes.
         """
-        if self.config["classes"] is not None:
-            raise StoreError(
-                f"{self.path} keeps only the top {self.config['classes']} classes of "
-                "each image; online and theme aggregation need all (classes=None)."
-            )
-        return self._result(self._arrays["class_vectors"][images, list(classes)])
+        self._require_all_classes()
+        vectors = self._arrays["class_vectors"].oindex[images, list(classes)]
+        return self._result(vectors.read())
+
+    def start_class(self, class_id: int) -> Callable[[], np.ndarray]:
+        """Start to read one class of all images, and go on.
+
+        Reads of several classes run together, while earlier ones are worked on.
+
+        Args:
+            class_id: the class.
+
+        Returns:
+            A function that waits for the (images, K) vectors and returns them, the same
+            array each time.
+
+        Raises:
+            StoreError: if the store keeps only each image's own top classes.
+        """
+        self._require_all_classes()
+        future = self._arrays["class_vectors"][:, class_id].read()
+        return lambda: self._result(future)
 
     def iter_top_class_vectors(
         self, num_classes: int
@@ -248,7 +282,7 @@ class Store:
             num_classes: N_C, classes an image.
 
         Yields:
-            (slice of images, (images, num_classes, K) float16), most probable first.
+            (slice of images, (images, num_classes, K) as stored), most probable first.
 
         Raises:
             StoreError: if fewer classes than that are stored.
@@ -264,7 +298,7 @@ class Store:
             images = slice(rows.start, rows.stop)
             if not everything:
                 vectors = self._arrays["class_vectors"][images, :num_classes]
-                yield images, self._result(vectors)
+                yield images, self._result(vectors.read())
                 continue
             # One contiguous read of the classes that this block needs is far quicker
             # than one small read for each image and class.
@@ -274,9 +308,19 @@ class Store:
             position = position.reshape(chosen.shape)
             yield images, vectors[np.arange(len(rows))[:, None], position]
 
-    def _result(self, view):
+    def _write(self, name: str, rows: range, value: np.ndarray) -> None:
+        self._arrays[name][rows.start : rows.stop].write(value).result()
+
+    def _require_all_classes(self) -> None:
+        if self.config["classes"] is not None:
+            raise StoreError(
+                f"{self.path} keeps only the top {self.config['classes']} classes of "
+                "each image; online and theme aggregation need all (classes=None)."
+            )
+
+    def _result(self, future):
         try:
-            return view.read().result()
+            return future.result()
         except (ValueError, OSError) as error:
             raise StoreError(
                 f"Cannot read {self.path}: {error}. Delete the damaged shard that is "
@@ -341,6 +385,123 @@ class Store:
             ]
             text = "; ".join(details) or "the same images in another order"
             raise StoreMismatchError(f"{where} set of images: {text}. {advice}")
+
+
+class MemoryStore(Store):
+    """Arrays of one block that live as long as the process, such as those of a query.
+
+    It is read like a store on disk, except for `class_vectors`, which a query does not
+    need.
+    """
+
+    def __init__(
+        self,
+        config: Mapping,
+        images: Mapping[str, str],
+        arrays: Mapping[str, ArraySpec],
+    ):
+        """Allocate; see `Store.create` for the arguments."""
+        self.path = Path("memory")
+        self.names, self.hashes = list(images), dict(images)
+        self.config, self.block = dict(config), len(images)
+        self._specs = dict(arrays)
+        self._arrays = {
+            name: np.zeros((self.block, *spec.shape), spec.dtype)
+            for name, spec in arrays.items()
+        }
+
+    def missing_blocks(self) -> list[int]:
+        """None: what is in memory is there."""
+        return []
+
+    def read(self, name: str, images: slice | Sequence[int] | np.ndarray = slice(None)):
+        """See `Store.read`."""
+        return self._arrays[name][images]
+
+    def _write(self, name: str, rows: range, value: np.ndarray) -> None:
+        self._arrays[name][rows.start : rows.stop] = value
+
+
+class JoinedStore(Store):
+    """Chosen images of several stores, read as if they were one; never written.
+
+    A store cannot grow, but another one can stand beside it: so a collection that gets
+    more photos is not described anew.
+    """
+
+    def __init__(self, stores: Sequence[Store], images: Mapping[str, str]):
+        """Find every image by its content.
+
+        Args:
+            stores: of the same settings; incomplete ones serve with what they have.
+            images: name -> SHA-256 of its content, in the order of the first axis.
+
+        Raises:
+            StoreError: if no store has an image.
+        """
+        places = {
+            content: (number, row)
+            for number, store in enumerate(stores)
+            for content, row in store.described().items()
+        }
+        missing = [name for name, content in images.items() if content not in places]
+        if missing or not stores:
+            raise StoreError(
+                f"{len(missing)} images are in none of {len(stores)} stores: "
+                f"{', '.join(missing[:5])}. Describe them first."
+            )
+        self.path, self.config, self.block = stores[0].path, stores[0].config, 32
+        self.names, self.hashes = list(images), dict(images)
+        self._stores = list(stores)
+        self._places = np.array([places[content] for content in images.values()])
+
+    def missing_blocks(self) -> list[int]:
+        """None: every image was found."""
+        return []
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        """Of the largest entry; others are filled up with zeros (R-MAC regions)."""
+        shapes = [store.shape(array) for store in self._stores]
+        return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+    def dtype(self, array: str) -> np.dtype:
+        """See `Store.dtype`."""
+        return self._stores[0].dtype(array)
+
+    def read(self, name: str, images: slice | Sequence[int] | np.ndarray = slice(None)):
+        """See `Store.read`."""
+        return self._gather(
+            images, self.shape(name), lambda s, rows: s.read(name, rows)
+        )
+
+    def class_vectors(
+        self,
+        classes: Sequence[int],
+        images: slice | Sequence[int] | np.ndarray = slice(None),
+    ):
+        """See `Store.class_vectors`."""
+        shape = (len(classes), self.shape("class_vectors")[1])
+        return self._gather(
+            images, shape, lambda store, rows: store.class_vectors(classes, rows)
+        )
+
+    def start_class(self, class_id: int) -> Callable[[], np.ndarray]:
+        """See `Store.start_class`; here it is read at once."""
+        vectors = self.class_vectors([class_id])[:, 0]
+        return lambda: vectors
+
+    def _gather(self, images, shape: tuple[int, ...], read: Callable) -> np.ndarray:
+        """(n, *shape) entries from where they are."""
+        places = self._places[images]
+        parts = []
+        for number, store in enumerate(self._stores):
+            here = np.flatnonzero(places[:, 0] == number)
+            if here.size:
+                parts.append((here, read(store, places[here, 1])))
+        found = np.zeros((len(places), *shape), parts[0][1].dtype)
+        for here, values in parts:
+            found[(here, *map(slice, values.shape[1:]))] = values
+        return found
 
 
 def _check_room(path: Path, images: int, arrays: Mapping, block: int) -> None:

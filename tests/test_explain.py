@@ -102,6 +102,25 @@ def test_a_strip_shows_the_first_of_a_ranking(stores, data, method):
     assert strip["relevance"] == [explain.relevance(query, n, True) for n in names]
 
 
+def test_a_strip_may_end_with_the_positives_that_were_missed(stores, data):
+    """place1_0 asks; place1_1 is the only other positive and comes sixth."""
+    query = data.queries[1]
+    ranking = [query.image, *data.distractors[:4], "place1_1", *data.distractors[4:]]
+    scores = np.linspace(1, 0, len(ranking))
+    result = Result(RAW, {query.name: ranking}, {query.name: scores}, {})
+    all_scores = {q.name: ranking for q in data.queries}
+    result = replace(result, rankings={**all_scores, query.name: ranking})
+    strip = explain.strip(stores, result, 1, top=4, missed=2)
+    assert strip["names"] == [*ranking[:3], "place1_1"]
+    assert strip["ranks"] == [1, 2, 3, 6]
+    np.testing.assert_array_equal(strip["scores"], scores[[0, 1, 2, 5]])
+    figure = figures.result_strip(**strip)
+    assert "6 ✓" in [item.get_text() for item in figure.texts]
+    for top, missed in ((4, 0), (6, 2), (20, 3)):
+        shown = explain.strip(stores, result, 1, top=top, missed=missed)["ranks"]
+        assert shown == list(range(1, min(top, len(ranking)) + 1))
+
+
 def test_a_strip_starts_with_the_query(stores, data):
     query = data.queries[1]
     strip = explain.strip(stores, stores.run(RAW), 1, top=4)
@@ -150,6 +169,74 @@ def test_strips_are_drawn(stores):
 # Moved ranks
 
 
+def test_a_diagnosis_joins_scores_and_errors(stores, data):
+    before, after = stores.run(RAW), stores.run(ONLINE)
+    table = explain.diagnose(stores, before, after)
+    assert set(table["query"]) == {query.name for query in data.queries}
+    scores = stores.evaluate(after).set_index("query")
+    for row in table.itertuples():
+        assert row.after == scores["ap"][row.query]
+        assert row.first_wrong_rank == scores["first_false_positive"][row.query]
+        assert row.difference == row.after - row.before
+    assert table["landmark"].nunique() == len(data.queries)
+
+
+def test_a_diagnosis_names_what_is_missed(stores, data):
+    query = data.queries[0]
+    right = sorted(query.positives)
+    ranking = [right[0], data.distractors[0], right[1], *data.distractors[1:]]
+    rankings = {q.name: ranking for q in data.queries}
+    result = Result(RAW, rankings, {}, {})
+    row = explain.diagnose(stores, result, result).set_index("query").loc[query.name]
+    assert (row["first_wrong"], row["first_wrong_rank"]) == (data.distractors[0], 2)
+    assert row["missed"] == f"{right[1]} (3)"
+
+
+def test_two_runs_are_drawn_with_their_intervals(stores):
+    table = explain.diagnose(stores, stores.run(RAW), stores.run(ONLINE))
+    picture = explain.ap_picture(table, "raw", "online")
+    wide = picture["per_query"].pivot(index="query", columns="method", values="ap")
+    difference = (wide["online"] - wide["raw"])[table["query"]]
+    np.testing.assert_array_equal(difference, table["difference"])
+    low, high = picture["intervals"]["difference"]
+    assert low <= table["difference"].mean() <= high
+    assert set(picture["intervals"]) == {"raw", "online", "difference"}
+    figures.ap_bars(**picture)
+
+
+# The map
+
+
+def test_the_map_repeats_itself_and_keeps_neighbours():
+    rng = np.random.default_rng(0)
+    centres = l2_normalize(rng.normal(size=(4, 16)))
+    near = np.repeat(centres, 10, axis=0) + 0.02 * rng.normal(size=(40, 16))
+    points = explain.embedding(l2_normalize(near), seed=1)
+    np.testing.assert_array_equal(points, explain.embedding(l2_normalize(near), seed=1))
+    away = np.linalg.norm(points[:, None] - points, axis=2) + np.diag([np.inf] * 40)
+    assert (away.argmin(axis=1) // 10 == np.arange(40) // 10).all()
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 6, 7])
+def test_few_photos_have_a_map_too(number):
+    points = explain.embedding(np.eye(number, 3))
+    assert points.shape == (number, 2) and np.isfinite(points).all()
+
+
+@pytest.mark.parametrize("most", [150, 12, 4])
+def test_the_map_shows_landmarks_first(stores, data, most):
+    picture = explain.embedding_picture(stores, Method("gem", dimensions=4), most=most)
+    assert len(picture["photos"]) == len(picture["points"]) <= most
+    assert sum(map(bool, picture["groups"])) == min(8, most)
+    assert len(picture["photos"]) > 0.6 * min(most, len(data.images))
+    figures.embedding_map(**picture)
+
+
+def test_the_map_needs_one_descriptor_a_photo(stores):
+    with pytest.raises(ValueError, match="differ from query to query"):
+        explain.embedding_picture(stores, ONLINE)
+
+
 def test_moved_ranks_by_hand():
     """Ranks from 1 without junk and the query's photo; the largest gain first."""
     images = tuple("qabcxyz")
@@ -186,6 +273,14 @@ def test_no_positive_no_row():
     table = explain.rank_changes(data, result, result)
     assert list(table) == ["query", "image", "before", "after", "gain"]
     assert table.empty
+
+
+def test_frequent_classes_by_hand(stores, monkeypatch):
+    top = np.array([[2, 0, 1], [2, 1, 0], [3, 2, 0]])
+    monkeypatch.setattr(type(stores), "top_classes", top)
+    names, shares = explain.frequent_classes(stores, 2)
+    assert names == ["class 2", "class 3"]  # 3 stands higher in its list than 0 and 1
+    np.testing.assert_allclose(shares, [1, 1 / 3])
 
 
 # Boxes
@@ -307,7 +402,7 @@ def test_the_pipeline_shows_the_query_and_what_it_found(stores, data):
     np.testing.assert_array_equal(picture["photo"], read_image(data.path(query.image)))
     assert picture["box"] == query.box
     ranking = stores.run(ONLINE).rankings[query.name]
-    others = [name for name in ranking if name != query.image][:5]
+    others = [name for name in ranking if name != query.image][:6]
     assert [kind for _, kind in picture["results"]] == [
         explain.relevance(query, name, True) for name in others
     ]

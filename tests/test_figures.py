@@ -1,7 +1,10 @@
+import functools
 import io
+import itertools
 import subprocess
 import sys
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -11,11 +14,13 @@ from PIL import Image
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from cwr_utils import figures
-from cwr_utils.figures import canvas, text
-from cwr_utils.figures.style import COLOURS, RELEVANCE, _smaller_png
+from cwr_utils.figures import canvas, photos, plots, text
+from cwr_utils.figures.style import COLOURS, COLUMN, PAGE, RELEVANCE, _smaller_png
 
 LONG = "a_name_that_is_far_too_long_for_its_place_in_the_figure_number_17"
 
@@ -168,7 +173,24 @@ CASES = {
     ),
     "ablation": lambda: figures.ablation_curves(ablation_table()),
     "dimensions": lambda: figures.ablation_curves(ablation_table(), x="dimensions"),
+    "ablation beside the paper": lambda: figures.ablation_curves(
+        ablation_table(), published=ablation_table().head(3), label="paper (Oxford5k)"
+    ),
     "ap": lambda: figures.ap_bars(ap_table()),
+    "ap with intervals": lambda: figures.ap_bars(
+        ap_table(["a", LONG]), {"a": (0.2, 0.9), LONG: (0, 1), "difference": (-1, 1)}
+    ),
+    "ap of three": lambda: figures.ap_bars(ap_table(list("abc")), {"a": (0.2, 0.9)}),
+    "map": lambda: figures.embedding_map(
+        np.random.default_rng(0).normal(size=(30, 2)),
+        [LANDSCAPE, PORTRAIT, PANORAMA] * 10,
+        ["a", "b", ""] * 10,
+        ["Jane Doe, CC BY-SA 4.0", "Me", ""] * 10,
+    ),
+    "map of one": lambda: figures.embedding_map(np.zeros((1, 2)), [PORTRAIT]),
+    "methods with intervals": lambda: figures.method_bars(
+        method_table().assign(mAP_low=0.1, mAP_high=[*np.linspace(0.3, 1, 19), np.nan])
+    ),
     "ap of one": lambda: figures.ap_bars(ap_table([LONG])),
     "no ap at all": lambda: figures.ap_bars(ap_table().assign(ap=np.nan)),
     "similarity": lambda: figures.similarity_matrix(
@@ -179,20 +201,65 @@ CASES = {
     ),
     "one similarity": lambda: figures.similarity_matrix(np.ones((1, 1)), ["x"]),
     "classes": lambda: figures.class_frequencies([LONG, "b"], [0.9, 0.1]),
+    "classes beside the paper": lambda: figures.class_frequencies(
+        [LONG, "b"], [0.9, 0.1], {1: 0.83, 64: 0.31}, ["b"]
+    ),
     "precision": lambda: figures.precision_recall(
         {"a": (np.array([0, 1]), np.array([1, 0.5])), LONG: (np.ones(20), np.ones(20))}
     ),
 }
 
 
-@pytest.mark.parametrize("draw", CASES.values(), ids=CASES)
-def test_every_figure_draws_inside_its_page(draw):
-    fig = draw()
-    assert isinstance(fig, Figure)
+@functools.cache
+def drawn(name):
+    """One of the cases, drawn once for all tests."""
+    fig = CASES[name]()
     fig.canvas.draw()
-    drawn, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
-    assert min(drawn.x0, drawn.y0) > -0.02
-    assert drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02
+    return fig
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_figure_draws_inside_its_page(name):
+    fig = drawn(name)
+    assert isinstance(fig, Figure)
+    box, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
+    assert min(box.x0, box.y0) > -0.02
+    assert box.x1 < width + 0.02 and box.y1 < height + 0.02
+
+
+CHARTS = ("weights", "set", "whitening", "method", "percent", "ablation", "dim", "ap")
+CHARTS += ("similarity", "classes", "precision")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_figures_are_printed_as_they_are_drawn(name):
+    """Nothing is scaled to the paper, so the sizes of the letters are the true ones."""
+    fig = drawn(name)
+    chart = name != "large similarity" and any(word in name for word in CHARTS)
+    chart &= "map" not in name
+    assert fig.get_size_inches()[0] <= (COLUMN if chart else PAGE) + 1e-6
+    sizes = [item.get_fontsize() for item in texts(fig)]
+    assert min(sizes, default=9) >= (6 if chart else 5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_two_texts_overlap(name):
+    items = texts(drawn(name))
+    assert not [(items[i].get_text(), items[j].get_text()) for i, j in overlaps(items)]
+
+
+def texts(fig):
+    """Everything that is written in a figure and can be seen."""
+    hidden = set()
+    for axes in fig.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            away = [t for t in ticks if not low <= t.get_loc() <= high]
+            gone = away if axes.axison else [axis]
+            hidden |= {item for part in gone for item in part.findobj(Text)}
+    found = set(fig.findobj(Text)) - hidden
+    return [item for item in found if item.get_text().strip() and item.get_visible()]
 
 
 def overlaps(items):
@@ -225,6 +292,57 @@ def test_labels_of_classes_do_not_overlap(number):
     assert not overlaps(axes.get_xticklabels() if upright else axes.get_yticklabels())
 
 
+def test_published_points_have_the_colour_of_their_whitening():
+    ours = pd.DataFrame(
+        {"aggregation": "online", "num_classes": [1, 4, 1, 4]}
+        | {"num_whitening_classes": [1, 1, 16, 16], "mAP": [0.1, 0.2, 0.3, 0.4]}
+    )
+    theirs = pd.DataFrame(
+        {"aggregation": ["online", "online", "offline"], "num_classes": [1, 4, 4]}
+        | {"num_whitening_classes": [16, 48, 1], "mAP": [0.7, 0.8, 0.9]}
+    )
+    axes = figures.ablation_curves(ours, published=theirs).axes[0]
+    points = axes.collections[0]
+    np.testing.assert_array_equal(points.get_offsets(), [[1, 0.7], [4, 0.8]])
+    line = next(line for line in axes.lines if line.get_label() == "$N_{pca}$ = 16")
+    assert to_hex(points.get_edgecolors()[0]) == line.get_color().lower()
+    assert to_hex(points.get_edgecolors()[1]) == "#8a8a8a"
+
+
+@pytest.mark.parametrize("kinds", [["online"], ["offline", "online"]])
+def test_a_long_legend_stays_inside_the_page(kinds):
+    ours = pd.DataFrame({"num_whitening_classes": [1, 16, 32, 48, 64], "mAP": 0.5})
+    ours = pd.concat(ours.assign(aggregation=kind, num_classes=4) for kind in kinds)
+    fig = figures.ablation_curves(ours, published=ours, label="paper (oxford105k)")
+    fig.canvas.draw()
+    (legend,) = fig.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= fig.bbox.x1
+
+
+def test_numbers_of_classes_do_not_overlap():
+    counts = [1, *range(4, 65, 4)]
+    ours = pd.DataFrame({"aggregation": "online", "num_classes": counts, "mAP": 0.5})
+    fig = figures.ablation_curves(ours.assign(num_whitening_classes=1))
+    fig.canvas.draw()
+    assert not overlaps(fig.axes[0].get_xticklabels())
+    shown = [text.get_text() for text in fig.axes[0].get_xticklabels()]
+    assert shown == ["1", "4", "8", "16", "32", "64"]
+
+
+def test_classes_of_the_paper_are_told_apart():
+    axes = figures.class_frequencies(
+        ["dome", "lake"], [0.9, 0.5], {1: 0.8, 64: 0.3}, ["dome"]
+    ).axes[0]
+    first, second = (bar.get_facecolor() for bar in axes.patches)
+    assert first != second
+    assert (axes.lines[0].get_xdata(), axes.lines[0].get_ydata()) == ([0.8], [0])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "share in the paper",
+        "named in the paper",
+    ]
+
+
 def test_labels_of_queries_do_not_overlap():
     table = pd.DataFrame(
         {"query": [f"q{i}" for i in range(60)], "method": "a", "ap": 1}
@@ -247,7 +365,61 @@ def test_a_query_without_positives_comes_last_and_says_so():
     axes = figures.ap_bars(table).axes[0]
     order = [label.get_text() for label in axes.get_yticklabels()]
     assert order == ["q0", "q2", "q3", "q1"]
-    assert [note.get_text() for note in axes.texts] == ["no positives"]
+    notes = [note.get_text() for note in axes.texts]
+    assert notes == ["no positives", "+0.00", "+0.00", "+0.00", "gain"]
+
+
+def test_two_methods_are_sorted_by_their_difference():
+    table = pd.DataFrame(
+        {
+            "query": ["a", "b", "c"] * 2,
+            "method": ["one"] * 3 + ["two"] * 3,
+            "ap": [1.0, 0.2, 0.5, 0.75, 0.9, 0.5],
+        }
+    )
+    intervals = {"one": (0.3, 0.9), "two": (0.5, 1.0), "difference": (-0.1, 0.4)}
+    axes = figures.ap_bars(table, intervals).axes[0]
+    order = [label.get_text() for label in axes.get_yticklabels()]
+    assert order == ["b", "c", "a", "mAP, 95 % interval"]
+    notes = [note.get_text() for note in axes.texts]
+    assert notes == ["+0.70", "+0.00", "\N{MINUS SIGN}0.25", "+0.15", "gain"]
+    assert "+0.150" in axes.get_xlabel() and "-0.100 to +0.400" in axes.get_xlabel()
+
+
+def test_the_same_value_of_two_methods_does_not_hide_one():
+    axes = figures.ap_bars(ap_table()).axes[0]
+    first, second = (line.get_xydata() for line in axes.lines[:2])
+    np.testing.assert_array_equal(first[:, 0], second[:, 0])
+    assert (np.abs(first[:, 1] - second[:, 1]) > 0.3).all()
+
+
+def test_intervals_are_drawn_where_the_table_has_them():
+    table = method_table(6).assign(mAP_low=0.05, mAP_high=0.95)
+    axes = figures.method_bars(table).axes[0]
+    (lines,) = axes.collections
+    assert [line.tolist() for line in lines.get_segments()] == [
+        [[0.05, row], [0.95, row]] for row in range(6)
+    ]
+
+
+def test_a_map_keeps_neighbours_and_covers_nothing():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(50, 2))
+    places = photos._free_cells(points, 12, 9)
+    assert len({tuple(place) for place in places}) == 50
+    assert (places >= 0).all() and (places < [12, 9]).all()
+    order = [np.corrcoef(points[:, axis], places[:, axis])[0, 1] for axis in (0, 1)]
+    assert min(order) > 0.9
+    crowded = photos._free_cells(np.zeros((6, 2)), 3, 2)
+    assert len({tuple(place) for place in crowded}) == 6
+
+
+def test_a_line_joins_photos_of_one_landmark():
+    points = np.array([[0, 0], [1, 0], [9, 9], [5, 5]])
+    shown = [LANDSCAPE] * 4
+    axes = figures.embedding_map(points, shown, ["a", "b", "a", ""]).axes[0]
+    ends = {tuple(map(tuple, line.get_xydata().tolist())) for line in axes.lines}
+    assert len(ends) == 1  # once in white, once in blue
 
 
 def test_relevance_is_told_by_symbols_too():
@@ -300,6 +472,69 @@ def test_published_values_lie_on_their_bar_or_get_one():
     assert [note.get_text() for note in axes.texts] == ["0.600", "0.500", "0.400"]
 
 
+# Colours ----------------------------------------------------------------------------
+
+# Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of
+# Color Vision Deficiency", 2009: linear RGB as seen without one kind of cone.
+EYES = {
+    "all cones": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+PALETTES = {
+    "lines": COLOURS,
+    "relevance": [colour for colour, _ in RELEVANCE.values()],
+    "families": list(plots._FAMILIES.values()),
+}
+
+
+def seen(colours, eye):
+    """(n, 3) CIELAB values of colours as an eye sees them."""
+    rgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(EYES[eye]), 0, 1)
+    rgb = np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
+    )
+    return cv2.cvtColor(rgb[None].astype(np.float32), cv2.COLOR_RGB2Lab)[0]
+
+
+def least_difference(colours, eye):
+    lab = seen(colours, eye)
+    return min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2))
+
+
+@pytest.mark.parametrize("eye", EYES)
+@pytest.mark.parametrize("palette", PALETTES)
+def test_colours_can_be_told_apart_without_one_kind_of_cone(palette, eye):
+    assert least_difference(PALETTES[palette], eye) > 15  # CIELAB; 2.3 is just visible
+
+
+def test_the_simulated_eye_confuses_red_and_green():
+    pair = ["#c04040", "#5c7f3f"]
+    assert least_difference(pair, "all cones") > 60
+    assert least_difference(pair, "deuteranopia") < 15
+
+
+def test_the_heat_map_rises_in_lightness_for_every_eye():
+    colours = [to_hex(colour) for colour in mpl.colormaps[figures.HEAT](np.arange(256))]
+    for eye in EYES:
+        assert (np.diff(seen(colours[::16], eye)[:, 0]) > 0).all()
+
+
 # Saving -----------------------------------------------------------------------------
 
 
@@ -337,7 +572,9 @@ def test_saved_files_hold_no_date_and_embed_their_letters(tmp_path):
         assert not image.info.keys() & {"Software", "Creation Time"}
     pdf = path.with_suffix(".pdf").read_bytes()
     assert b"Date" not in pdf
-    assert b"/Subtype /Type0" in pdf or b"/TrueType" in pdf
+    # TrueType: publishers refuse Type 3.
+    assert b"/CIDFontType2" in pdf and b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a/"])

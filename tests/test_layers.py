@@ -20,6 +20,7 @@ ROWS = {
     "pooling": 1,
     "datasets": 1,
     "store": 1,
+    "paper": 1,
     "networks": 2,
     "whitening": 2,
     "aggregation": 2,
@@ -29,15 +30,20 @@ ROWS = {
     "retrieval": 4,
     "figures": 4,
     "explain": 5,
+    "flag_costs": 5,
+    "search": 5,
     "runs": 6,
-    "__main__": 6,
+    "sweeps": 6,
+    "reproduce": 7,
+    "__main__": 7,
 }
 # Neighbours in a row that may know each other, one way.
 SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
     ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
-    ("__main__", "runs"),  # the command line starts a run
+    ("sweeps", "runs"),  # a sweep is many runs
+    ("__main__", "reproduce"),  # the command line starts a run
 }
 # Keras takes seconds to load, so only what computes with it may import it.
 KERAS = {"backend", "networks"}

@@ -1,108 +1,37 @@
-"""Runs of notebooks without a kernel: provenance, parameters, sweeps, command line.
-
-`world` is a project of its own: real notebooks, whose execution a `Kernel` plays.
-"""
+"""Runs of notebooks without a kernel: provenance, parameters, command line."""
 
 import base64
 import importlib.metadata
 import io
 import json
-import shutil
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
+import project
 import pytest
 import tiny
-import yaml
 from PIL import Image
+from project import metrics
 
 from cwr_utils import __main__ as command
-from cwr_utils import aggregation, datasets, runs
+from cwr_utils import aggregation, datasets, extraction, runs
 from cwr_utils.datasets import DatasetError
+from cwr_utils.retrieval import Method
+from cwr_utils.store import StoreError
 
 EXTRACT, AGGREGATE, EVALUATE = runs.NOTEBOOKS[2:5]
-
-
-class Kernel:
-    """Plays `run_notebook`: what a notebook leaves behind, without running it.
-
-    Attributes:
-        runs: (notebook, parameters it was given) of every run.
-        fails: (notebook, cell folder) -> exception.
-        value: mAP that the next runs of notebook 04 find.
-    """
-
-    def __init__(self, root):
-        self.root = root
-        self.runs = []
-        self.fails = {}
-        self.value = 0.5
-
-    def __call__(self, notebook, parameters, output, line=0):
-        self.runs.append((notebook, dict(parameters)))
-        default = runs._defaults(notebook)
-        used = default | {k: v for k, v in parameters.items() if k in default}
-        folder = (self.root / "notebooks" / used["results_dir"]).resolve()
-        assert folder.is_relative_to(self.root.resolve())
-        record = runs.start(notebook, used | {"results_dir": str(folder)})
-        # A kernel starts in notebooks/ and may give the path as it is.
-        record.parameters["results_dir"] = used["results_dir"]
-        error = self.fails.get((notebook, folder.name))
-        if error:
-            raise error
-        if notebook == EVALUATE:
-            runs.write_table(folder / "metrics.json", metrics(self.value))
-        record.finish()
-        return output, 0.0
-
-    @property
-    def cells(self):
-        """(cell folder, notebook) of every run."""
-        return [(p["results_dir"].split("/")[-1], name) for name, p in self.runs]
-
-
-def metrics(value=0.5):
-    return pd.DataFrame(
-        {
-            "method": ["Raw features", "OnA, 4 classes"],
-            "dimensions": [0, 256],
-            "mAP": [value, 0.75],
-            "whitening": ["", "other photos"],
-            "note": ["generated patterns"] * 2,
-        }
-    )
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """An empty project with the real notebooks; its `Kernel`."""
-    # A copy: through a link, "../results" would be that of the real project.
-    (tmp_path / "notebooks").mkdir()
-    for file in (runs.ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(file, tmp_path / "notebooks")
-    kernel = Kernel(tmp_path)
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    monkeypatch.setattr(runs, "run_notebook", kernel)
-    monkeypatch.chdir(tmp_path)
-    return kernel
-
-
-PLAN = {
-    "notebooks": [EXTRACT, EVALUATE],
-    "parameters": {"rerank": 7},
-    "grid": {"power": [1.0, 2.0]},
-}
-
-
-def write_plan(folder, name="plan", **changes):
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(PLAN | changes, sort_keys=False))
-    return file
+    return project.make(tmp_path, monkeypatch)
 
 
 # Parameters
@@ -148,270 +77,6 @@ def test_the_last_of_two_values_counts():
 def test_what_is_no_parameter_is_refused(text, message):
     with pytest.raises(runs.RunError, match=message):
         runs.parse_parameters([text])
-
-
-# Sweep files
-
-
-def test_the_sweeps_of_the_workbook_can_be_read():
-    files = sorted((runs.ROOT / "notebooks" / "sweeps").glob("*.yaml"))
-    assert files
-    for file in files:
-        plan = runs.Sweep.read(file)
-        assert plan.name == file.stem and plan.cells
-
-
-def test_cells_are_all_combinations_with_folders_of_their_own(tmp_path):
-    file = write_plan(tmp_path, grid={"power": [1.0, 2.0], "num_classes": [4, 8]})
-    cells = runs.Sweep.read(file).cells
-    assert list(cells) == [
-        "power-1.0_num_classes-4",
-        "power-1.0_num_classes-8",
-        "power-2.0_num_classes-4",
-        "power-2.0_num_classes-8",
-    ]
-    assert cells["power-2.0_num_classes-4"] == {
-        "rerank": 7,
-        "power": 2.0,
-        "num_classes": 4,
-        "results_dir": "../results/plan/power-2.0_num_classes-4",
-        "figures_dir": "../figures/plan/power-2.0_num_classes-4",
-    }
-
-
-def test_cell_names_are_file_names_and_differ(tmp_path):
-    grid = {
-        "network": ["keras:ResNet50", "efficientnet-lite0"],
-        "feature_layer": [None, "block/expand relu"],
-        "resize": ["shorter:720", "../../etc"],
-        "rerank": [True, -1],
-    }
-    names = list(runs.Sweep.read(write_plan(tmp_path, grid=grid)).cells)
-    assert len(set(names)) == 16
-    for name in names:
-        assert set(name) <= set(
-            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
-        )
-        assert not name.startswith(".")
-    assert names[0] == "network-keras-ResNet50_resize-shorter-720_rerank-True"
-
-
-def test_a_sweep_of_one_cell_has_a_name_too(tmp_path):
-    for grid in ({}, {"feature_layer": [None]}):
-        assert [*runs.Sweep.read(write_plan(tmp_path, grid=grid)).cells] == ["default"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"notebooks": [EXTRACT, "06_more"]}, "names what no sweep takes: 06_more"),
-        ({"notebooks": [{EXTRACT: 1}]}, "names what no sweep takes"),
-        ({"parameters": {"powr": 2.0}}, "names what no sweep takes: powr"),
-        ({"grid": {"powr": [2.0], 3: [1]}}, "names what no sweep takes: powr, 3"),
-        ({"paramters": {"power": 2.0}}, "names what no sweep takes: paramters"),
-        ({"parameters": {"results_dir": "x"}}, "no sweep takes: results_dir"),
-        ({"grid": {"figures_dir": ["x", "y"]}}, "no sweep takes: figures_dir"),
-        ({"notebooks": EXTRACT}, "needs `notebooks`, a list, and `grid`"),
-        ({"notebooks": []}, "needs `notebooks`, a list, and `grid`"),
-        ({"notebooks": None}, "needs `notebooks`"),
-        ({"grid": None}, "needs `notebooks`"),
-        ({"grid": {"power": 2.0}}, "a list of values for each parameter"),
-        ({"grid": {"resize": "64x48"}}, "a list of values for each parameter"),
-        ({"grid": {"power": []}}, "a list of values for each parameter"),
-        ({"grid": ["power"]}, "a list of values for each parameter"),
-        ({"parameters": ["power"]}, "`parameters`, one value for each"),
-        ({"grid": {"resize": ["a:b", "a/b"]}}, "have the same cell name"),
-        ({"grid": {"power": [2.0, 2.0]}}, "have the same cell name"),
-    ],
-)
-def test_a_wrong_sweep_is_refused_and_its_file_named(tmp_path, changes, message):
-    with pytest.raises(runs.RunError, match=rf"plan\.yaml.*{message}"):
-        runs.Sweep.read(write_plan(tmp_path, **changes))
-
-
-@pytest.mark.parametrize("text", ["", "- a", "words", "a: [", "\0"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
-    file = tmp_path / "plan.yaml"
-    file.write_text(text)
-    with pytest.raises(runs.RunError, match=r"plan\.yaml"):
-        runs.Sweep.read(file)
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(runs.RunError, match=r"Cannot read .*plan\.yaml: .*No such"):
-        runs.Sweep.read(tmp_path / "plan.yaml")
-
-
-# Sweeps
-
-
-def test_a_sweep_runs_its_notebooks_cell_by_cell_and_joins_the_tables(world):
-    assert runs.sweep(write_plan(world.root)) == []
-    assert world.cells == [
-        ("power-1.0", EXTRACT),
-        ("power-1.0", EVALUATE),
-        ("power-2.0", EXTRACT),
-        ("power-2.0", EVALUATE),
-    ]
-    assert all(parameters["rerank"] == 7 for _, parameters in world.runs)
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
-    assert joined["cell"].tolist() == ["power-1.0"] * 2 + ["power-2.0"] * 2
-    assert joined["mAP"].tolist() == [0.5, 0.75] * 2
-
-
-def test_a_finished_cell_is_skipped_and_keeps_its_table(world):
-    file = write_plan(world.root)
-    runs.sweep(file)
-    world.runs.clear()
-    (world.root / "results/plan/metrics.csv").unlink()
-    assert runs.sweep(file) == []
-    assert world.runs == []
-    assert len(pd.read_csv(world.root / "results/plan/metrics.csv")) == 4
-
-
-def test_new_cells_are_added_to_finished_ones(world):
-    runs.sweep(write_plan(world.root))
-    world.runs.clear()
-    runs.sweep(write_plan(world.root, grid={"power": [1.0, 2.0, 3.0]}))
-    assert {cell for cell, _ in world.cells} == {"power-3.0"}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"parameters": {"rerank": 8}},
-        {"parameters": {}},  # back to the notebook's default
-        {"parameters": {"rerank": 7, "dataset": "elsewhere/street"}},
-        {"parameters": {"rerank": 7, "limit": 24}},
-        {"notebooks": [EXTRACT, AGGREGATE, EVALUATE]},
-    ],
-    ids=str,
-)
-def test_cells_whose_parameters_or_notebooks_changed_run_again(world, changes):
-    runs.sweep(write_plan(world.root))
-    world.runs.clear()
-    file = write_plan(world.root, **changes)
-    runs.sweep(file)
-    assert len({cell for cell, _ in world.cells}) == 2
-    world.runs.clear()
-    runs.sweep(file)
-    assert world.runs == []
-
-
-def test_a_new_default_of_a_notebook_runs_its_cells_again(world, monkeypatch):
-    file = write_plan(world.root)
-    runs.sweep(file)
-    world.runs.clear()
-    defaults = runs._defaults
-    changed = {"protocol": "paper"}
-    monkeypatch.setattr(runs, "_defaults", lambda name: defaults(name) | changed)
-    runs.sweep(file)
-    assert len(world.runs) == 4
-
-
-def test_parameters_that_no_notebook_of_the_sweep_takes_change_nothing(world):
-    runs.sweep(write_plan(world.root, notebooks=[EXTRACT]))
-    world.runs.clear()
-    runs.sweep(write_plan(world.root, notebooks=[EXTRACT], parameters={"rerank": 9}))
-    assert world.runs == []
-
-
-def test_moved_folders_do_not_run_again(world):
-    file = write_plan(world.root)
-    runs.sweep(file, {"data_root": "/here/oxford"})
-    world.runs.clear()
-    runs.sweep(file, {"data_root": "/there/oxford"})
-    assert world.runs == []
-    runs.sweep(file, {"data_root": "/there/paris"})
-    assert len(world.runs) == 4
-
-
-def test_overrides_reach_all_cells(world):
-    runs.sweep(write_plan(world.root), {"rerank": 3, "data_root": "photos"})
-    assert len(world.runs) == 4
-    for _, parameters in world.runs:
-        assert parameters["rerank"] == 3 and parameters["data_root"] == "photos"
-
-
-@pytest.mark.parametrize("name", ["power", "results_dir", "figures_dir"])
-def test_what_makes_a_cell_its_own_cannot_be_overridden(world, name):
-    """Or cells of one name would hold runs of another."""
-    file = write_plan(world.root)
-    with pytest.raises(runs.RunError, match=rf"Each cell of .* has its own {name}"):
-        runs.sweep(file, {name: "1"})
-    assert world.runs == []
-
-
-def test_a_failing_cell_is_named_and_the_others_run(world):
-    world.fails[EXTRACT, "power-1.0"] = runs.RunError("02 failed in cell 3: no memory")
-    failures = runs.sweep(write_plan(world.root))
-    assert failures == ["power-1.0: 02 failed in cell 3: no memory"]
-    assert world.cells == [
-        ("power-1.0", EXTRACT),
-        ("power-2.0", EXTRACT),
-        ("power-2.0", EVALUATE),
-    ]
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
-    assert set(joined["cell"]) == {"power-2.0"}
-    world.fails.clear()
-    world.runs.clear()
-    assert runs.sweep(write_plan(world.root)) == []
-    assert {cell for cell, _ in world.cells} == {"power-1.0"}
-
-
-def test_the_table_of_an_earlier_run_does_not_stand_for_a_cell_that_failed(world):
-    runs.sweep(write_plan(world.root))
-    world.fails[EVALUATE, "power-1.0"] = runs.RunError("stopped")
-    file = write_plan(world.root, parameters={"rerank": 8})
-    runs.sweep(file)
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
-    assert set(joined["cell"]) == {"power-2.0"}
-
-
-def test_a_cell_that_stopped_after_its_table_is_not_its_earlier_run(world):
-    """Its table is of other parameters than what was on record."""
-    runs.sweep(write_plan(world.root))
-    write_record = runs.Record.finish
-
-    def stop(record, **facts):
-        if record.notebook == EVALUATE:
-            raise KeyboardInterrupt
-        return write_record(record, **facts)
-
-    world.value = 0.1
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs.Record, "finish", stop)
-        runs.sweep(write_plan(world.root, parameters={"rerank": 8}))
-    world.value = 0.5
-    runs.sweep(write_plan(world.root))
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
-    assert joined["mAP"].tolist() == [0.5, 0.75] * 2
-
-
-def test_ctrl_c_keeps_finished_cells_and_a_second_run_goes_on(world):
-    world.fails[EVALUATE, "power-2.0"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        runs.sweep(write_plan(world.root))
-    recorded = json.loads((world.root / "results/plan/power-1.0/run.json").read_text())
-    assert set(recorded) == {EXTRACT, EVALUATE}
-    world.fails.clear()
-    world.runs.clear()
-    assert runs.sweep(write_plan(world.root)) == []
-    assert world.cells == [("power-2.0", EXTRACT), ("power-2.0", EVALUATE)]
-
-
-def test_a_damaged_record_is_one_failure(world):
-    file = write_plan(world.root)
-    runs.sweep(file)
-    damaged = world.root / "results/plan/power-1.0/run.json"
-    damaged.write_text("{")
-    world.runs.clear()
-    (failure,) = runs.sweep(file)
-    assert failure.startswith("power-1.0: ")
-    assert f"{damaged} is damaged: delete it" in failure
-    damaged.unlink()
-    assert runs.sweep(file) == []
-    assert {cell for cell, _ in world.cells} == {"power-1.0"}
 
 
 # Records
@@ -465,6 +130,7 @@ def test_no_path_of_this_machine_is_recorded(tmp_path):
         "whitening_dataset": str(home / "others/"),
         "whitening_root": str(home),
         "cache_dir": str(home / "cache"),
+        "weights": str(home / "own.weights.h5"),
         "figures_dir": str(home / "figures"),
     }
     path = runs.start("02", namespace(home, **folders)).finish()
@@ -473,11 +139,12 @@ def test_no_path_of_this_machine_is_recorded(tmp_path):
     parameters = json.loads(text)["02"]["parameters"]
     assert parameters["dataset"] == "photos"
     assert parameters["whitening_dataset"] == "others"
+    assert parameters["weights"] == "own.weights.h5"
     assert parameters["results_dir"] == "results"
 
 
 def test_a_folder_inside_the_project_is_recorded_as_it_was_given(world):
-    default = runs._defaults(EXTRACT)
+    default = runs.defaults(EXTRACT)
     record = runs.start(EXTRACT, default | {"results_dir": "results/street"})
     assert record.parameters["results_dir"] == "results/street"
     assert record.parameters["cache_dir"] == "../cache"
@@ -573,6 +240,8 @@ def test_people_read_three_places_and_no_zero_dimensions():
     assert shown["D"].tolist() == ["-", 256]
     assert shown["mAP"].tolist() == ["0.123", "0.750"]
     pd.testing.assert_frame_equal(table, metrics(0.12345))
+    shown = runs.format_table(table.assign(mAP_low=0.05, mAP_high=[0.25, np.nan]))
+    assert shown["95 %"].tolist() == ["0.050 to 0.250", "0.050 to nan"]
 
 
 def test_a_table_without_any_ap_can_be_shown(tmp_path):
@@ -766,6 +435,49 @@ def test_a_folder_without_queries_is_refused(photos):
         runs.load_data(str(photos / "plain"), "", str(photos / "first"), "")
 
 
+# Kernels that run one notebook many times
+
+
+def test_runs_in_one_kernel_share_stores_and_have_records_of_their_own(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "_shared", {})
+    monkeypatch.setattr(runs.networks, "load", lambda name, seed: tiny.network())
+    monkeypatch.setattr(extraction, "Describer", tiny.describer)
+    names = runs.defaults("one_method") | {
+        "dataset": str(photos / "first"),
+        "whitening_dataset": str(photos / "plain"),
+        "resize": tiny.RESIZE,
+        "power": 1.0,
+        "cache_dir": str(tmp_path),
+        "results_dir": str(tmp_path / "first"),
+    }
+    work = runs.open_workbench("one_method", names)
+    path = work.store_path(work.data)
+    extraction.extract(work.data, work.network, path / "database", work.conf)
+    extraction.extract_queries(work.data, work.network, path / "queries", work.conf)
+    path = work.store_path(work.training) / "database"
+    extraction.extract(work.training, work.network, path, work.conf)
+
+    def open_shared(**changes):
+        return runs.open_shared("one_method", names | changes)
+
+    first, stores = open_shared()
+    method = Method("online", 2, 2, 4)
+    stores.run(method)
+    assert list((path / "whitening").glob("*.npz"))  # for other kernels
+    second, again = open_shared(num_classes=3, results_dir=str(tmp_path / "second"))
+    assert again is stores and second.data is first.data
+    assert second.record.results_dir == tmp_path / "second"
+    assert second.record.parameters["num_classes"] == 3
+    assert first.record.parameters["num_classes"] == names["num_classes"]
+    with pytest.raises(StoreError, match="No store at .*power2"):
+        open_shared(power=2.0)
+    _, other = open_shared()
+    assert other is not stores
+    assert other.run(method).rankings == stores.run(method).rankings
+
+
 # Demo
 
 
@@ -824,7 +536,7 @@ def test_a_notebook_of_the_demo_starts_after_those_that_it_reads(demo, monkeypat
 
 
 def test_a_notebook_that_fails_stops_the_demo(demo):
-    demo.fails[EXTRACT, "monuments"] = runs.RunError("02 failed: no memory")
+    demo.fails[EXTRACT, 2.0] = runs.RunError("02 failed: no memory")
     with pytest.raises(runs.RunError, match="no memory"):
         runs.demo()
     assert AGGREGATE not in [name for name, _ in demo.runs]
@@ -846,7 +558,7 @@ def test_the_demo_falls_back_to_street_and_says_why_in_one_line(demo, capsys):
 def test_presets_name_parameters_and_their_own_folders():
     for name, preset in runs.PRESETS.items():
         assert set(preset) <= set(runs.PARAMETERS)
-        used = runs._defaults("04_evaluate_and_rerank") | preset
+        used = runs.defaults("04_evaluate_and_rerank") | preset
         assert used["dataset"] == name
         assert used["results_dir"] == f"../results/{name}"
         assert used["figures_dir"] == f"../figures/{name}"
@@ -903,16 +615,6 @@ def test_the_command_line_runs_notebooks(world):
     assert [name for name, _ in world.runs] == list(runs.NOTEBOOKS)
 
 
-def test_the_command_line_runs_sweeps(world, capsys):
-    file = str(write_plan(world.root))
-    assert command.main(["sweep", file, "-p", "limit=3"]) == 0
-    assert {parameters["limit"] for _, parameters in world.runs} == {3}
-    assert capsys.readouterr().out == "all cells are done\n"
-    world.fails[EXTRACT, "power-2.0"] = runs.RunError("02 failed: no memory")
-    assert command.main(["sweep", file, "-p", "limit=4"]) == 1
-    assert capsys.readouterr().out == "power-2.0: 02 failed: no memory\n"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -933,16 +635,29 @@ def test_an_error_is_one_message(world, monkeypatch, capsys, arguments, message)
     assert shown.out == ""
 
 
-def test_ctrl_c_says_how_to_go_on(world, capsys):
-    world.fails[EXTRACT, "power-1.0"] = KeyboardInterrupt()
-    assert command.main(["sweep", str(write_plan(world.root))]) == 130
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+def test_a_warm_kernel_loads_again_where_anything_it_loads_differs(
+    tmp_path, monkeypatch
+):
+    loaded = []
 
+    class Stores:
+        def forget_descriptors(self):
+            pass
 
-def test_a_fault_of_ours_keeps_its_traceback(world, monkeypatch):
-    def broken(*arguments):
-        raise ZeroDivisionError
+    def load(record, names):
+        loaded.append(names["weights"])
+        return SimpleWork(record)
 
-    monkeypatch.setattr(runs, "sweep", broken)
-    with pytest.raises(ZeroDivisionError):
-        command.main(["sweep", "plan.yaml"])
+    @dataclass(frozen=True)
+    class SimpleWork:
+        record: object
+
+        def open_retrieval(self, **options):
+            return Stores()
+
+    monkeypatch.setattr(runs, "_load", load)
+    monkeypatch.setattr(runs, "_shared", {})
+    for weights in ("imagenet", "imagenet", None):
+        names = {"weights": weights, "results_dir": str(tmp_path)}
+        runs.open_shared("one_method", names)
+    assert loaded == ["imagenet", None]

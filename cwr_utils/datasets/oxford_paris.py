@@ -265,6 +265,21 @@ def find_images_of(
     return _read_images(part, folder, problems)
 
 
+def recognise(folder: str | Path) -> str | None:
+    """Whether a folder is laid out like one of these data sets, or a part of it.
+
+    Returns:
+        "oxford5k" or "paris6k", by the names in its query files; None if it has none.
+    """
+    for truth in _TRUTH.values():
+        found = truth.find_in(Path(folder))
+        for file in _query_files(found) if found else []:
+            words = file.read_text(encoding="utf-8", errors="replace").split()
+            if words:
+                return "paris6k" if words[0].startswith("paris_") else "oxford5k"
+    return None
+
+
 def _root(top: Path, base: str, download: bool) -> Path:
     """The folder of images and ground truth: `top`, or the subfolder named `base`."""
     if not base or (top / base).is_dir():

@@ -7,6 +7,7 @@ so that it survives grey printing and colour blindness.
 from cwr_utils.figures.photos import (
     boxes_on_photo,
     cam_overlays,
+    embedding_map,
     grid_overlay,
     photo_grid,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "cam_overlays",
     "channel_weights",
     "class_frequencies",
+    "embedding_map",
     "grid_overlay",
     "method_bars",
     "photo_grid",

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cwr_utils.arrays import check_shape
-from cwr_utils.figures.style import BLACK, GREY, HEAT, RELEVANCE
+from cwr_utils.figures.style import BLACK, HEAT, PAGE, RELEVANCE, SMALLEST, SOFT
 from cwr_utils.figures.text import line_height, plain_text, wrap_text
 from cwr_utils.images import check_box
 
 MARGIN = 0.05
-CREDIT_SIZE = 4.5
+WIDEST = PAGE - 2 * MARGIN
 
 
 def canvas(width: float, height: float) -> Figure:
@@ -76,10 +76,32 @@ def write_credit(fig: Figure, credit: str, lines: int = 1) -> None:
         return
     wide, tall = fig.get_size_inches()
     text = plain_text(credit if credit.startswith("Photo") else f"Photo: {credit}")
-    shown = wrap_text(text, wide - 2 * MARGIN, CREDIT_SIZE, lines)
+    shown = wrap_text(text, wide - 2 * MARGIN, SMALLEST, lines)
     for number, line in enumerate(reversed(shown)):
-        y = (0.03 + number * line_height(CREDIT_SIZE)) / tall
-        fig.text(MARGIN / wide, y, line, fontsize=CREDIT_SIZE, color=GREY)
+        y = (0.03 + number * line_height(SMALLEST)) / tall
+        fig.text(MARGIN / wide, y, line, fontsize=SMALLEST, color=SOFT)
+
+
+def credit_lines(pairs: Sequence[tuple[str, str]], width: float) -> list[str]:
+    """Each photographer once, after what the photo is called, in lines of some inches.
+
+    Args:
+        pairs: label, or "", and credit of each photo.
+        width: of the lines.
+    """
+    found = [f"{label}: {credit}" if label else credit for label, credit in pairs]
+    found = [text for text, (_, credit) in zip(found, pairs, strict=True) if credit]
+    text = f"Photos: {'; '.join(dict.fromkeys(found))}." if found else ""
+    # On a screen letters this small come out wider than measured.
+    return wrap_text(plain_text(text), width / 1.04, SMALLEST, lines=99)
+
+
+def write_lines(fig: Figure, lines: Sequence[str], top: float) -> None:
+    """Write what `credit_lines` gave, from `top` inches down."""
+    for number, line in enumerate(lines):
+        # Already wrapped: the names in it stay as they are.
+        style = {"size": SMALLEST, "color": SOFT}
+        write_text(fig, line, 0, top + number * line_height(SMALLEST), 99, **style)
 
 
 def show_photo(

@@ -1,17 +1,23 @@
 """Figures of photos: contact sheet, class activation maps, feature grid, boxes."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from cwr_utils.arrays import check_shape
 from cwr_utils.figures.canvas import (
+    MARGIN,
+    WIDEST,
     canvas,
     check_map,
     check_photo,
     common_ratio,
+    credit_lines,
     draw_box,
     draw_heat,
     fill_list,
@@ -20,18 +26,11 @@ from cwr_utils.figures.canvas import (
     relevance_mark,
     show_photo,
     write_credit,
+    write_lines,
     write_text,
 )
-from cwr_utils.figures.style import (
-    BLUE,
-    COLOURS,
-    COLUMN,
-    DASHES,
-    GREY,
-    HEAT,
-    PAGE,
-)
-from cwr_utils.figures.text import fit_line, plain_text, text_width
+from cwr_utils.figures.style import BLUE, COLOURS, COLUMN, DASHES, HEAT, SMALLEST
+from cwr_utils.figures.text import fit_line, line_height, plain_text, text_width
 from cwr_utils.images import Box
 
 
@@ -42,7 +41,7 @@ def photo_grid(
     columns: int = 6,
     frames: Sequence[str] | None = None,
 ) -> Figure:
-    """A contact sheet.
+    """A contact sheet; photographers and licences stand below it.
 
     Args:
         photos: (H, W, 3) uint8 each, of any size.
@@ -61,14 +60,16 @@ def photo_grid(
     frames = fill_list(frames or (), photos, "frames")
     columns = max(1, min(columns, len(photos)))
     ratio, gap = common_ratio(photos), 0.1
-    width = (PAGE - gap * (columns - 1)) / columns
+    width = (WIDEST - gap * (columns - 1)) / columns
     width = min(width, 2.4, 2.4 * ratio)
-    titled = 0.13 if any(titles) else 0.0
     height = width / ratio
-    below = titled + (0.19 if any(credits) else 0.0)
-    step = height + below + gap
+    step = height + (0.13 if any(titles) else 0.0) + gap
     rows = -(-len(photos) // columns)
-    fig = canvas(columns * (width + gap) - gap, rows * step - gap)
+    page = columns * (width + gap) - gap
+    # Few photos may be narrower than a line that can be read.
+    notes = credit_lines(list(zip(titles, credits, strict=True)), max(page, COLUMN))
+    page = max(page, *(text_width(line, SMALLEST) for line in notes), 0)
+    fig = canvas(page, rows * step - gap + (len(notes) + 1) * line_height(SMALLEST))
     for number, photo in enumerate(photos):
         left = number % columns * (width + gap)
         top = number // columns * step
@@ -77,10 +78,9 @@ def photo_grid(
         colour, symbol = relevance_mark(frames[number] or "unknown")
         title = f"{symbol} {titles[number]}" if titles[number] else ""
         top += height + 0.03
-        style = {"size": 6 if width > 1 else 5, "color": colour, "keep": 3}
+        style = {"size": 6 if width > 1 else SMALLEST, "color": colour, "keep": 3}
         write_text(fig, title, left, top, width, **style)
-        style = {"size": 4, "lines": 2, "color": GREY}
-        write_text(fig, credits[number], left, top + titled, width, **style)
+    write_lines(fig, notes, rows * step)
     return fig
 
 
@@ -115,7 +115,7 @@ def cam_overlays(
     ratio, gap, above = common_ratio([photo]), 0.1, 0.16
     bar = 0.6
     # Neither wider nor higher than 2.4 inches.
-    width = (PAGE - bar - gap * (columns - 1)) / columns
+    width = (WIDEST - bar - gap * (columns - 1)) / columns
     width = min(width, 2.4, 2.4 * ratio)
     step = above + width / ratio + gap
     fig = canvas(columns * (width + gap) - gap + bar, rows * step + 0.05)
@@ -155,10 +155,11 @@ def grid_overlay(
     mask = check_map(mask, "mask") > 0
     rows, columns = mask.shape
     ratio = common_ratio([photo])
-    size = min(COLUMN, COLUMN * ratio)
-    fig = canvas(COLUMN, size / ratio + 0.3)
+    wide = COLUMN - 2 * MARGIN
+    size = min(wide, wide * ratio)
+    fig = canvas(wide, size / ratio + 0.3)
     title = f"{mask.sum()} of {rows} x {columns} cells are in the region"
-    write_text(fig, title, 0, 0, COLUMN, size=7)
+    write_text(fig, title, 0, 0, wide, size=7)
     axes = place_axes(fig, 0, 0.16, size, size / ratio)
     show_photo(axes, photo, ratio)
     veil = np.zeros((rows, columns, 4))
@@ -199,15 +200,16 @@ def boxes_on_photo(
     styles = {
         label: {
             "color": COLOURS[number % len(COLOURS)],
-            "linewidth": 2.6 if label == best else 1.2,
+            "linewidth": 3.4 if label == best else 1.2,
             "linestyle": "-" if label == best else DASHES[number % len(DASHES)],
         }
         for number, label in enumerate(boxes)
     }
     panels = 1 if heat is None else 2
     ratio = common_ratio([photo])
-    size = min(3.0, 3.0 * ratio)
-    legend = 1.15
+    legend = 1.0
+    size = (WIDEST - legend) / 2 - 0.1
+    size = min(size, size * ratio)
     fig = canvas(panels * (size + 0.1) + legend, size / ratio + 0.3)
     for panel in range(panels):
         left = panel * (size + 0.1)
@@ -218,8 +220,9 @@ def boxes_on_photo(
         if panel:
             cam = check_map(heat, "heat")
             draw_heat(axes, cam, photo.shape, heat_scale([cam]))
-        for label, box in boxes.items():
-            draw_box(axes, box, (height, width), **styles[label])
+        # The best box first and thick: thin ones on the same cells do not hide it.
+        for label in sorted(boxes, key=lambda label: label != best):
+            draw_box(axes, boxes[label], (height, width), **styles[label])
     left = panels * (size + 0.1)
     if not boxes:
         write_text(fig, "no box", left, 0.16, legend, size=6.5)
@@ -232,6 +235,79 @@ def boxes_on_photo(
         axes.legend(loc="upper left", borderaxespad=0, borderpad=0, fontsize=6.5)
     write_credit(fig, credit)
     return fig
+
+
+def embedding_map(
+    points: np.ndarray,
+    photos: Sequence[np.ndarray],
+    groups: Sequence[str] = (),
+    credits: Sequence[str] = (),
+) -> Figure:
+    """A collection on a map: thumbnails near their neighbours, none upon another.
+
+    Args:
+        points: (n, 2), where each photo is; only the order of distances is kept.
+        photos: (H, W, 3) uint8 each.
+        groups: what each photo shows, "" if that is unknown, or none. A line joins
+            photos of one group: a long one is a view that the descriptor misses.
+        credits: photographer and licence of each photo, or none.
+
+    Raises:
+        ValueError: if there is no photo, or the lists have different lengths.
+    """
+    number, _ = check_shape(points, "n 2", "points")
+    if not number or len(photos) != number:
+        raise ValueError(
+            f"`photos` must have one for each of the points, at least one; got "
+            f"{len(photos)} for {number}."
+        )
+    groups = fill_list(groups, photos, "groups")
+    credits = fill_list(credits, photos, "credits")
+    # Room for more than there are, so that what is apart stays apart; page-shaped.
+    columns = math.ceil(1.6 * math.sqrt(number))
+    rows = math.ceil(1.6 * number / columns)
+    places = _free_cells(np.asarray(points, np.float64), columns, rows)
+    cell, inside = 80, 74
+    paper = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
+    for photo, (x, y) in zip(photos, places.astype(int), strict=True):
+        height, width = check_photo(photo)
+        scale = inside / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+        top = y * cell + (cell - size[1]) // 2
+        left = x * cell + (cell - size[0]) // 2
+        paper[top : top + size[1], left : left + size[0]] = small
+    notes = credit_lines([("", credit) for credit in credits], WIDEST)
+    tall = WIDEST * rows / columns
+    fig = canvas(WIDEST, tall + len(notes) * line_height(SMALLEST))
+    axes = place_axes(fig, 0, 0, WIDEST, tall)
+    axes.imshow(paper, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    axes.axis("off")
+    for group in dict.fromkeys(filter(None, groups)):
+        members = places[[name == group for name in groups]]
+        for last in range(1, len(members)):
+            away = np.linalg.norm(members[:last] - members[last], axis=1)
+            ends = np.stack([members[last], members[away.argmin()]])
+            for color, width in (("white", 3.2), (BLUE, 1.6)):
+                axes.plot(*ends.T, "o-", color=color, linewidth=width, markersize=width)
+    write_lines(fig, notes, tall + 0.02)
+    return fig
+
+
+def _free_cells(points: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    """(n, 2) cells: each point in turn takes the nearest one that is free."""
+    low, span = points.min(axis=0), np.ptp(points, axis=0)
+    size = np.array([columns, rows])
+    scaled = (points - low) / np.where(span > 0, span, 1) * (size - 1)
+    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1)
+    cells = cells.reshape(-1, 2).astype(np.float64)
+    free = np.ones(len(cells), bool)
+    places = np.empty_like(scaled)
+    for number, point in enumerate(scaled):
+        away = np.where(free, np.linalg.norm(cells - point, axis=1), np.inf)
+        nearest = int(away.argmin())
+        places[number], free[nearest] = cells[nearest], False
+    return places
 
 
 def _colour_bar(fig: Figure, mappable, axes: Axes, label: str) -> None:

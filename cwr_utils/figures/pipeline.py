@@ -9,32 +9,34 @@ from matplotlib.patches import ConnectionPatch
 
 from cwr_utils.arrays import check_shape
 from cwr_utils.figures.canvas import (
+    WIDEST,
     canvas,
     check_map,
     check_photo,
     common_ratio,
+    credit_lines,
     draw_box,
     draw_heat,
     heat_scale,
     place_axes,
     relevance_mark,
     show_photo,
-    write_credit,
+    write_lines,
     write_text,
 )
-from cwr_utils.figures.style import BLACK, BLUE, SOFT
+from cwr_utils.figures.style import BLACK, BLUE, SMALLEST, SOFT
+from cwr_utils.figures.text import line_height
 from cwr_utils.images import Box
 
-# Inches: the picture, and the band that the drawings of all columns share.
-WIDTH, HEIGHT = 10.0, 3.45
-TOP, TALL = 0.5, 2.65
-# Left, width, heading and explanation of each column.
+# Inches: the band that the drawings of all columns share.
+TOP, TALL = 0.52, 2.1
+# Left, width of the drawing and of the words, heading and explanation of each column.
 COLUMNS = (
-    (0.0, 1.95, "1. Query", "What to look for is in the box."),
-    (2.3, 1.6, "2. Where is what?", "Class activation maps (CAMs) of its top classes."),
-    (4.1, 1.7, "3. A vector per class", "Features pooled under each map."),
-    (6.2, 1.35, "4. One descriptor", "Class vectors whitened and added up."),
-    (7.75, 2.25, "5. Most similar photos", "✓ same place,  ✗ another place"),
+    (0.0, 1.4, 1.45, "1. Query", "What to look for is in the box."),
+    (1.6, 0.9, 1.2, "2. Where is what?", "Class activation maps (CAMs)"),
+    (2.85, 1.1, 1.3, "3. A vector per class", "Features pooled under each map"),
+    (4.15, 1.0, 1.2, "4. One descriptor", "Class vectors whitened and added up"),
+    (5.4, 1.4, 1.4, "5. Most similar photos", "✓ same place,  ✗ another place"),
 )
 
 
@@ -76,18 +78,18 @@ def pipeline(
     maps = [check_map(heat[name], name) for name in shown]
     rows = [vectors[list(class_names).index(name)] for name in shown]
 
-    fig = canvas(WIDTH, HEIGHT)
-    for left, width, head, text in COLUMNS:
+    notes = credit_lines([("", credit)], WIDEST)
+    fig = canvas(WIDEST, TOP + TALL + 0.2 + len(notes) * line_height(SMALLEST))
+    for left, _, width, head, text in COLUMNS:
         if head.startswith("1") and box is None:
             text = "A photo of what to look for."
-        write_text(fig, head, left, 0, width, size=8.5, weight="bold")
-        write_text(fig, text, left, 0.17, width, size=6.5, lines=2, color=SOFT)
+        write_text(fig, head, left, 0, width, size=7.5, weight="bold")
+        write_text(fig, text, left, 0.15, width, size=6.5, lines=2, color=SOFT)
     (query_left, query_width), (cam_left, cam_width), (row_left, row_width) = [
         column[:2] for column in COLUMNS[:3]
     ]
-    (sum_left, sum_width), (found_left, found_width) = [
-        column[:2] for column in COLUMNS[3:]
-    ]
+    sum_left = COLUMNS[3][0]
+    found_left, found_width = COLUMNS[4][:2]
 
     ratio = common_ratio([photo])
     width = min(query_width, TALL * ratio)
@@ -97,11 +99,11 @@ def pipeline(
     if box is not None:
         draw_box(query, box, photo.shape, BLUE, 2.0)
 
-    descriptor_axes = place_axes(fig, sum_left + 0.2, TOP, 0.45, TALL)
+    descriptor_axes = place_axes(fig, sum_left + 0.25, TOP, 0.4, TALL)
     _bars(descriptor_axes, _shorten(descriptor, 32), upright=True)
     scale = heat_scale(maps)
     step = TALL / max(len(maps), 2)
-    cell = step - 0.22
+    cell = step - 0.18
     width = min(cam_width, cell * ratio)
     for number, (name, cam, row) in enumerate(zip(shown, maps, rows, strict=True)):
         top = TOP + (TALL - step * len(maps)) / 2 + number * step
@@ -119,14 +121,14 @@ def pipeline(
     more = len(class_names) - len(shown)
     if more > 0:
         text = f"and {more} more class{'es' if more > 1 else ''}"
-        write_text(fig, text, row_left, TOP + TALL, row_width, **style)
+        write_text(fig, text, row_left, TOP + TALL + 0.02, row_width, **style)
     text = f"{len(descriptor)} numbers"
-    write_text(fig, text, sum_left + 0.1, TOP + TALL, sum_width, **style)
+    write_text(fig, text, sum_left, TOP + TALL + 0.02, 0.9, align="center", **style)
 
     chosen = list(results)[:6]
     if chosen:
         ratio = common_ratio([found for found, _ in chosen])
-        gap = 0.12
+        gap = 0.1
         width = min((found_width - gap) / 2, (TALL - 2 * gap) / 3 * ratio)
         lines = -(-len(chosen) // 2)
         start = TOP + (TALL - lines * (width / ratio + gap) + gap) / 2
@@ -139,7 +141,7 @@ def pipeline(
         target = place_axes(fig, found_left, TOP, 0.01, TALL)
         target.axis("off")
         _arrow(fig, descriptor_axes, target)
-    write_credit(fig, credit, lines=2)
+    write_lines(fig, notes, TOP + TALL + 0.2)
     return fig
 
 

@@ -1,6 +1,7 @@
 """Figures of numbers: tables of methods, ablations, AP, spectra, similarities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,8 +20,9 @@ from cwr_utils.figures.style import (
     MARKERS,
     ORANGE,
     PAGE,
-    PURPLE,
     SKY,
+    SOFT,
+    VERMILLION,
 )
 from cwr_utils.figures.text import fit_line, plain_text, text_width
 
@@ -38,7 +40,7 @@ _FAMILIES = {
     "global + PCA": "#7F7F7F",
     "regions": ORANGE,
     "class vectors, offline": SKY,
-    "class vectors, theme": PURPLE,
+    "class vectors, theme": VERMILLION,
     "class vectors, online": BLUE,
 }
 
@@ -59,9 +61,9 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
         raise ValueError("`weights` is empty: there is nothing to draw.")
     pair = len(arrays) == 2 and len({len(values) for values in arrays.values()}) == 1
     fig, panels = plt.subplots(
-        1,
         1 + pair,
-        figsize=(PAGE if pair else COLUMN, 2.6),
+        1,
+        figsize=(COLUMN, 2.2 + 2.4 * pair),
         squeeze=False,
         layout="constrained",
     )
@@ -73,13 +75,15 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     axes.set(xlabel="channel, sorted by weight", ylabel="weight (Eq. 3)")
     axes.legend()
     if pair:
-        axes = panels[0, 1]
+        axes = panels[1, 0]
         (first, x), (second, y) = arrays.items()
-        axes.scatter(x, y, s=6, alpha=0.5, color=BLUE, linewidths=0)
+        axes.scatter(x, y, s=5, alpha=0.5, color=BLUE, linewidths=0)
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         axes.plot([low, high], [low, high], "--", color=GREY, label="equal")
         axes.legend(loc="upper left")
-        names = [fit_line(plain_text(name), 2.0, 8) for name in (first, second)]
+        names = [
+            f"weight, {fit_line(plain_text(n), 1.2, 7.5)}" for n in (first, second)
+        ]
         axes.set(xlabel=names[0], ylabel=names[1])
         axes.set_title("each dot is a channel")
     return fig
@@ -96,7 +100,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     check_shape(after, f"{number} D", "after")
     if number < 2:
         raise ValueError(f"`before` needs at least 2 vectors to compare; got {number}.")
-    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6), layout="constrained")
+    fig, (left, right) = plt.subplots(2, 1, figsize=(COLUMN, 3.8), layout="constrained")
     lowest = 0.0
     for label, array, colour, dash in (
         ("before", before, ORANGE, "--"),
@@ -116,13 +120,12 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
         counts = counts / counts.max()
         right.stairs(counts, edges, fill=True, alpha=0.3, color=colour)
         style = {"color": colour, "linestyle": dash, "linewidth": 1.2}
-        right.stairs(counts, edges, label=label, **style)
+        right.stairs(counts, edges, **style)
     left.set_yscale("log")
     left.set(xlabel="principal axis", ylabel="standard deviation")
     right.set(xlabel="cosine similarity of two vectors", ylabel="pairs (peak = 1)")
     right.set(xlim=(max(-1, lowest - 0.05), 1.02), ylim=(0, 1.05))
-    for axes in (left, right):
-        axes.legend()
+    left.legend()
     return fig
 
 
@@ -132,7 +135,8 @@ def method_bars(
     """Draw mAP of methods as horizontal bars, in the order of the table.
 
     Args:
-        table: columns `method` and `mAP`.
+        table: columns `method` and `mAP`; with `mAP_low` and `mAP_high` the interval
+            is drawn as a line.
         reference: published values. A name that is a method of the table is drawn as a
             diamond on its bar, any other as a hollow bar of its own.
     """
@@ -141,13 +145,12 @@ def method_bars(
     values = table["mAP"].to_numpy(np.float64)
     reference = dict(reference or {})
     others = {name: value for name, value in reference.items() if name not in names}
-    labels = [fit_line(plain_text(name), 2.2, 7) for name in [*names, *others]]
+    labels = [fit_line(plain_text(name), 1.5, 6) for name in [*names, *others]]
     everything = np.concatenate([values, list(reference.values())])
     if not len(labels):
         raise ValueError("`table` has no rows: there is no method to draw.")
     scale = 1.0 if np.nanmax(np.nan_to_num(everything)) <= 1 else 100.0
-    words = max(text_width(label, 7) for label in labels)
-    size = (max(COLUMN, 2.9 + words), 0.85 + 0.19 * len(labels))
+    size = (COLUMN, 0.85 + 0.15 * len(labels))
     fig, axes = plt.subplots(figsize=size, layout="constrained")
     rows = np.arange(len(labels))
     families = [_family(name) for name in names]
@@ -185,35 +188,45 @@ def method_bars(
             markeredgewidth=0.6,
             label=None if others else "published",
         )
-    ends = dict(marks)
+    if {"mAP_low", "mAP_high"} <= set(table):
+        ends = table[["mAP_low", "mAP_high"]].to_numpy(np.float64)
+        style = {"linewidth": 0.9, "label": "95 % interval"}
+        axes.hlines(rows[: len(names)], *ends.T, color=BLACK, **style)
     for row, value in enumerate([*values, *others.values()]):
-        end = np.nanmax([value, ends.get(row, value), 0.0])
         text = "n/a" if np.isnan(value) else f"{value:.{3 if scale == 1 else 1}f}"
         axes.annotate(
             text,
-            (end, row),
-            (4, 0),
+            (1, row),
+            (2, 0),
+            xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
-            fontsize=6.5,
+            fontsize=6,
         )
-    axes.set_yticks(rows, labels)
-    axes.set(xlim=(0, scale * 1.1), ylim=(len(labels) - 0.4, -0.6))
+    axes.set_yticks(rows, labels, fontsize=6)
+    axes.set(xlim=(0, scale), ylim=(len(labels) - 0.4, -0.6))
     axes.set_xticks(np.linspace(0, scale, 6))
     axes.set_xlabel("mAP" if scale == 1 else "mAP (%)")
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    columns = 3 if size[0] > 4.2 else 2
-    fig.legend(loc="outside upper center", ncols=columns, fontsize=6.5)
+    fig.legend(loc="outside upper center", ncols=2, fontsize=6)
     return fig
 
 
-def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
+def ablation_curves(
+    table: pd.DataFrame,
+    x: str = "num_classes",
+    published: pd.DataFrame | None = None,
+    label: str = "paper",
+) -> Figure:
     """Draw mAP against N_C: a line an N_pca, a panel an aggregation (Fig. 4).
 
     Args:
         table: columns `aggregation`, `num_whitening_classes`, `mAP` and `x`.
         x: what to draw mAP against, "num_classes" (N_C) or "dimensions" (D).
+        published: points of others with these columns, drawn hollow, in the colour of
+            their N_pca; grey where the table does not have that one.
+        label: what the legend calls them.
 
     Raises:
         ValueError: if a column is missing, `x` unknown or the table empty.
@@ -224,12 +237,14 @@ def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
     kinds = list(dict.fromkeys(table["aggregation"]))
     if not kinds:
         raise ValueError("`table` has no rows: there is no curve to draw.")
-    size = (min(PAGE, 0.7 + 2.5 * len(kinds)), 2.7)
-    options = {"sharey": True, "squeeze": False, "layout": "constrained"}
-    fig, panels = plt.subplots(1, len(kinds), figsize=size, **options)
+    size = (COLUMN, 0.8 + 1.45 * len(kinds))
+    fig = plt.figure(figsize=size, layout="constrained")
+    panels = fig.subplots(len(kinds), sharex=True, sharey=True, squeeze=False)
     counts = sorted(table["num_whitening_classes"].unique())
     places = sorted(table[x].unique())
-    for axes, kind in zip(panels[0], kinds, strict=True):
+    if len(places) > 8:  # their names would run into each other
+        places = [place for place in places if not place & (place - 1)]
+    for axes, kind in zip(panels[:, 0], kinds, strict=True):
         mine = table[table["aggregation"] == kind]
         for number, count in enumerate(counts):
             line = mine[mine["num_whitening_classes"] == count].sort_values(x)
@@ -241,25 +256,47 @@ def ablation_curves(table: pd.DataFrame, x: str = "num_classes") -> Figure:
                 marker=MARKERS[number % len(MARKERS)],
                 linestyle=DASHES[number % len(DASHES)],
             )
+        if published is not None:
+            theirs = published[published["aggregation"] == kind]
+            colours = [
+                COLOURS[counts.index(count) % len(COLOURS)] if count in counts else GREY
+                for count in theirs["num_whitening_classes"]
+            ]
+            style = {"marker": "D", "s": 26, "linewidths": 1.1, "zorder": 3}
+            axes.scatter(
+                theirs[x], theirs["mAP"], facecolors="none", edgecolors=colours, **style
+            )
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [str(place) for place in places])
         axes.set_xlim(min(places) / 1.2, max(places) * 1.2)
         axes.minorticks_off()
-        axes.set_xlabel(_AXES[x])
+        axes.set_ylabel("mAP")
         axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
-    panels[0, 0].set_ylabel("mAP")
+    panels[-1, 0].set_xlabel(_AXES[x])
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    columns = min(len(counts), 3 if len(kinds) == 1 else 6)
+    if published is not None:
+        style = {"facecolors": "none", "edgecolors": BLACK}
+        handles.append(panels[0, 0].scatter([], [], marker="D", s=26, **style))
+        labels.append(plain_text(label))
+    rows = -(-len(handles) // int(size[0] / 1.1))
+    columns = -(-len(handles) // rows)
     fig.legend(handles, labels, loc="outside lower center", ncols=columns)
     return fig
 
 
-def ap_bars(per_query: pd.DataFrame) -> Figure:
-    """AP of each query, best first; methods are dots joined by a line.
+def ap_bars(
+    per_query: pd.DataFrame, intervals: Mapping[str, tuple[float, float]] | None = None
+) -> Figure:
+    """AP of each query; methods are dots joined by a line.
+
+    Two methods are sorted by their difference, which is written at the right; one, or
+    more than two, by their mean.
 
     Args:
         per_query: columns `query`, `method`, `ap`; an AP of NaN (a query without
             positives) is written as such.
+        intervals: method -> ends of the interval of its mAP, and "difference" -> those
+            of the difference, for a last row with the means.
 
     Raises:
         ValueError: if columns are missing, a query and method occur twice, or there are
@@ -274,43 +311,66 @@ def ap_bars(per_query: pd.DataFrame) -> Figure:
     if per_query.duplicated(["query", "method"]).any():
         raise ValueError("`per_query` has two rows for one query and method.")
     wide = per_query.pivot(index="query", columns="method", values="ap")[methods]
-    order = wide.mean(axis=1).sort_values(ascending=False, kind="stable")
-    wide = wide.loc[order.index]
-    labels = [fit_line(plain_text(query), 1.5, 6, keep=3) for query in wide.index]
-    words = max(text_width(label, 6) for label in labels)
-    fig, axes = plt.subplots(
-        figsize=(COLUMN + max(0.0, words - 0.6), 0.85 + 0.14 * len(labels)),
-        layout="constrained",
-    )
-    rows = np.arange(len(labels))
+    two = len(methods) == 2
+    keys = pd.DataFrame({"mean": wide.mean(axis=1)})
+    keys.insert(0, "first", wide[methods[-1]] - wide[methods[0]] if two else 0)
+    keys = keys.sort_values(["first", "mean"], ascending=False, kind="stable")
+    wide = wide.loc[keys.index]
+    means = wide.mean().to_numpy(np.float64)
     values = wide.to_numpy(np.float64)
+    labels = [fit_line(plain_text(query), 1.2, 6, keep=3) for query in wide.index]
+    if intervals:
+        values = np.vstack([values, means])
+        labels.append("mAP, 95 % interval")
+    fig, axes = plt.subplots(
+        figsize=(COLUMN, 0.85 + 0.13 * len(labels)), layout="constrained"
+    )
+    rows = np.arange(len(labels), dtype=float)
     known = ~np.isnan(values).all(axis=1)
     if len(methods) > 1:
         low = np.nanmin(values[known], axis=1)
         high = np.nanmax(values[known], axis=1)
         axes.hlines(rows[known], low, high, color="#BBBBBB", linewidth=1.6)
     for number, method in enumerate(methods):
-        name = fit_line(plain_text(method), 2.0, 6.5)
-        name += f" (mAP {wide[method].mean():.3f})"
+        name = fit_line(plain_text(method), 2.0, 6.5) + f" (mAP {means[number]:.3f})"
         colour = COLOURS[number]
+        # Side by side where values are the same: none hides another.
+        beside = rows + 0.36 * (number / max(len(methods) - 1, 1) - 0.5)
         if len(methods) == 1:
             axes.barh(rows, np.nan_to_num(values[:, 0]), 0.7, color=colour, label=name)
-            continue
-        axes.plot(
-            values[:, number],
-            rows,
-            MARKERS[number],
-            color=colour,
-            label=name,
-            markersize=4,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            clip_on=False,
-        )
+        else:
+            axes.plot(
+                values[:, number],
+                beside,
+                MARKERS[number],
+                color=colour,
+                label=name,
+                markersize=3.5,
+                markeredgecolor="white",
+                markeredgewidth=0.3,
+                clip_on=False,
+            )
+        if intervals and method in intervals:
+            place = rows[-1] if len(methods) == 1 else beside[-1]
+            axes.hlines(place, *intervals[method], color=BLACK, linewidth=0.9)
     for row in rows[~known]:
-        axes.text(0.02, row, "no positives", va="center", fontsize=6, color=GREY)
+        axes.text(0.02, row, "no positives", va="center", fontsize=6, color=SOFT)
+    style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    style |= {"va": "center", "fontsize": 6}
+    differences = values[:, -1] - values[:, 0]
+    if two:
+        for row, value in zip(rows[known], differences[known], strict=True):
+            text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+            axes.annotate(text, (1, row), (5, 0), **style)
+        axes.annotate("gain", (1, -1), (5, 0), color=SOFT, **style)
+    if intervals:
+        axes.axhline(rows[-1] - 0.5, color=SOFT, linewidth=0.6)
     axes.set_yticks(rows, labels, fontsize=6)
-    axes.set(xlim=(0, 1.02), ylim=(len(labels) - 0.4, -0.6), xlabel="average precision")
+    axes.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xlabel="average precision")
+    if two and intervals and "difference" in intervals:
+        low, high = intervals["difference"]
+        text = f"average precision; mean gain {differences[-1]:+.3f}"
+        axes.set_xlabel(f"{text}\n(95 % interval {low:+.3f} to {high:+.3f})")
     axes.tick_params(axis="y", length=0)
     fig.legend(loc="outside upper center", ncols=1, fontsize=6.5)
     return fig
@@ -331,21 +391,22 @@ def similarity_matrix(
     matrix = np.asarray(matrix, np.float64)
     if not np.isfinite(matrix).any():
         raise ValueError("`matrix` has no number in it: there is nothing to draw.")
-    shown = [fit_line(plain_text(label), 1.2, 6.5, keep=3) for label in labels]
-    words = max((text_width(label, 6.5) for label in shown), default=0)
-    side = min(4.5, max(1.8, 0.32 * number))
+    shown = [fit_line(plain_text(label), 0.9, 6, keep=3) for label in labels]
+    words = max((text_width(label, 6) for label in shown), default=0)
+    # One column, unless the rows would be lower than their letters.
+    side = max(COLUMN - words - 0.8, 0.11 * number)
     fig, axes = plt.subplots(
-        figsize=(side + words + 0.8, side + words + 0.4), layout="constrained"
+        figsize=(side + words + 0.8, side + words + 0.35), layout="constrained"
     )
     # From the lowest tenth, so that small differences show.
     low = min(0.9, np.floor(10 * np.nanmin(matrix)) / 10)
     drawn = axes.imshow(matrix, vmin=low, vmax=1, cmap=HEAT, interpolation="nearest")
     axes.grid(False)
-    axes.set_xticks(range(number), shown, rotation=90, fontsize=6.5)
-    axes.set_yticks(range(number), shown, fontsize=6.5)
+    axes.set_xticks(range(number), shown, rotation=90, fontsize=6)
+    axes.set_yticks(range(number), shown, fontsize=6)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if number <= 12:
+    if number <= 8:
         for (row, column), value in np.ndenumerate(matrix):
             dark = value < low + 0.6 * (1 - low)
             axes.text(
@@ -354,53 +415,68 @@ def similarity_matrix(
                 f"{value:.2f}",
                 ha="center",
                 va="center",
-                fontsize=5.5,
+                fontsize=6,
                 color="white" if dark else BLACK,
             )
     if title:
-        axes.set_title(fit_line(plain_text(title), side + words, 8))
+        fig.suptitle(fit_line(plain_text(title), side + words + 0.7, 7.5), size=7.5)
     bar = fig.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("cosine similarity")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return fig
 
 
-def class_frequencies(names: Sequence[str], shares: Sequence[float]) -> Figure:
+def class_frequencies(
+    names: Sequence[str],
+    shares: Sequence[float],
+    published: Mapping[int, float] | None = None,
+    marked: Collection[str] = (),
+) -> Figure:
     """Share of queries that have each class among their top classes (Fig. 5a).
 
     Args:
         names: classes, most frequent first.
         shares: in [0, 1], one for each name.
+        published: shares of others by rank (from 1), drawn as diamonds.
+        marked: classes to draw in another colour, for example those of the paper.
     """
     values = np.asarray(shares, np.float64)
     check_shape(values, f"{len(names)}", "shares")
     if not len(names):
         raise ValueError("`names` is empty: there is no class to draw.")
-    flat = len(names) <= 20
-    size, limit = (6.5, 1.4) if flat else (6, 1.0)
-    labels = [fit_line(plain_text(name), limit, size) for name in names]
+    flat = len(names) <= 40
+    size = 6
+    labels = [fit_line(plain_text(name), 1.2, size) for name in names]
     places = np.arange(len(names))
+    colours = [ORANGE if name in marked else BLUE for name in names]
+    theirs = {k - 1: v for k, v in (published or {}).items() if k <= len(names)}
+    style: Any = {"color": BLACK, "label": "share in the paper"}
     if flat:
-        inches = (COLUMN, 0.55 + 0.155 * len(names))
+        inches = (COLUMN, 0.5 + 0.13 * len(names))
         fig, axes = plt.subplots(figsize=inches, layout="constrained")
-        axes.barh(places, values, 0.75, color=BLUE)
+        axes.barh(places, values, 0.75, color=colours)
+        axes.plot(list(theirs.values()), list(theirs), "D", **style)
         axes.set_yticks(places, labels, fontsize=size)
         axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1), xlabel="share of queries")
     else:
-        inches = (max(PAGE, 0.6 + 0.105 * len(names)), 2.6)
+        inches = (max(PAGE, 0.6 + 0.098 * len(names)), 2.4)
         fig, axes = plt.subplots(figsize=inches, layout="constrained")
-        axes.bar(places, values, 0.75, color=BLUE)
+        axes.bar(places, values, 0.75, color=colours)
+        axes.plot(list(theirs), list(theirs.values()), "D", **style)
         axes.set_xticks(places, labels, rotation=90, fontsize=size)
         axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(0, 1), ylabel="share of queries")
     axes.tick_params(axis="y" if flat else "x", length=0)
     axes.grid(axis="y" if flat else "x", visible=False)
+    if theirs or marked:
+        axes.plot([], [], "s", color=ORANGE, label="named in the paper")
+        axes.legend(loc="best" if flat else "upper right", fontsize=6.5)
     return fig
 
 
 def precision_recall(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> Figure:
-    """Precision against recall.
+    """Precision against recall, up to the last positive that is found.
 
     Args:
         curves: label -> (recall, precision), two arrays of one length.
@@ -408,14 +484,16 @@ def precision_recall(
     if not curves:
         raise ValueError("`curves` is empty: there is nothing to draw.")
     fig, axes = plt.subplots(
-        figsize=(COLUMN, 2.5 + 0.15 * len(curves)), layout="constrained"
+        figsize=(COLUMN, 2.2 + 0.15 * len(curves)), layout="constrained"
     )
     for number, (name, (recall, precision)) in enumerate(curves.items()):
         (size,) = check_shape(np.asarray(recall), "n", f"recall of {name}")
         check_shape(np.asarray(precision), f"{size}", f"precision of {name}")
+        # Behind the last positive the curve only falls: no area, nothing to see.
+        size = 1 + int(np.argmax(np.asarray(recall) >= recall[-1]))
         axes.plot(
-            recall,
-            precision,
+            recall[:size],
+            precision[:size],
             label=fit_line(plain_text(name), 2.6, 7),
             clip_on=False,
             color=COLOURS[number % len(COLOURS)],

@@ -6,19 +6,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cwr_utils.figures.canvas import (
-    CREDIT_SIZE,
+    WIDEST,
     canvas,
     check_photo,
     common_ratio,
+    credit_lines,
     draw_box,
     fill_list,
     place_axes,
     relevance_mark,
     show_photo,
+    write_lines,
     write_text,
 )
-from cwr_utils.figures.style import BLUE, GREY, PAGE, SOFT
-from cwr_utils.figures.text import line_height, plain_text, wrap_text
+from cwr_utils.figures.style import BLUE, SMALLEST, SOFT
+from cwr_utils.figures.text import line_height
 from cwr_utils.images import Box
 
 
@@ -31,6 +33,7 @@ def result_strip(
     credits: Sequence[str] = (),
     query_box: Box | None = None,
     title: str = "",
+    ranks: Sequence[int] = (),
 ) -> Figure:
     """The query and its best results, framed by relevance, with rank and score.
 
@@ -43,12 +46,21 @@ def result_strip(
         credits: of the results, or of the query and the results, or none.
         query_box: in pixels of the query photo.
         title: above the strip.
+        ranks: of the results where these are not the first ones; 1, 2, ... else.
 
     Raises:
         ValueError: if the lists have different lengths or a relevance is unknown.
     """
     row = _check_strip(
-        query_photo, photos, relevance, scores, names, credits, query_box, title
+        query_photo,
+        photos,
+        relevance,
+        scores,
+        names,
+        credits,
+        query_box,
+        title,
+        ranks,
     )
     return _strips([row], columns=5)
 
@@ -74,7 +86,7 @@ def _strips(rows: Sequence[Mapping], columns: int) -> Figure:
     lines = max(1, *(-(-len(row["photos"]) // columns) for row in rows))
     big = min(lines, 2)  # the query is as high as two lines of results
     gap, apart = 0.07, 0.15
-    width = min(1.3, (PAGE - apart - gap * (columns + big - 2)) / (columns + big))
+    width = min(1.3, (WIDEST - apart - gap * (columns + big - 2)) / (columns + big))
     height = width / ratio
     query_width = big * (width + gap) - gap
     page = query_width + apart + columns * (width + gap) - gap
@@ -83,8 +95,8 @@ def _strips(rows: Sequence[Mapping], columns: int) -> Figure:
     query_step = query_width / ratio + caption + gap
     strip = max(lines * step, query_step)
     heads = [0.17 if row["title"] else 0.0 for row in rows]
-    notes = wrap_text(plain_text(_credit_text(rows)), page, CREDIT_SIZE, lines=99)
-    note_height = line_height(CREDIT_SIZE)
+    notes = credit_lines(_credits(rows), page)
+    note_height = line_height(SMALLEST)
     fig = canvas(page, sum(heads) + len(rows) * strip + len(notes) * note_height)
 
     top = 0.0
@@ -107,17 +119,16 @@ def _strips(rows: Sequence[Mapping], columns: int) -> Figure:
             colour, symbol = relevance_mark(kind)
             below = above + height + 0.04
             style = {"size": 6, "color": colour, "weight": "bold"}
-            write_text(fig, f"{number + 1} {symbol}", left, below, width, **style)
+            write_text(
+                fig, f"{row['ranks'][number]} {symbol}", left, below, width, **style
+            )
             if score is not None and np.isfinite(score):
                 style = {"size": 6, "color": SOFT, "align": "right"}
                 write_text(fig, f"{score:.2f}", left, below, width, **style)
-            style = {"size": 4.5, "color": SOFT, "keep": 3}
+            style = {"size": SMALLEST, "color": SOFT, "keep": 3}
             write_text(fig, row["names"][number], left, below + 0.1, width, **style)
         top += strip
-    # Already wrapped: the names in it stay as they are.
-    for number, line in enumerate(notes):
-        style = {"size": CREDIT_SIZE, "color": GREY}
-        write_text(fig, line, 0, top + number * note_height, 2 * page, **style)
+    write_lines(fig, notes, top)
     return fig
 
 
@@ -130,6 +141,7 @@ def _check_strip(
     credits=(),
     query_box=None,
     title="",
+    ranks=(),
 ) -> dict:
     """A row of `result_strips` with every list as long as the results."""
     check_photo(query_photo, "query_photo")
@@ -156,18 +168,17 @@ def _check_strip(
         "query_credit": own,
         "query_box": query_box,
         "title": title,
+        "ranks": fill_list(ranks or range(1, len(photos) + 1), photos, "ranks"),
     }
 
 
-def _credit_text(rows: Sequence[Mapping]) -> str:
-    """Each photographer once, with what the photo is called or its rank."""
-    found: list[str] = []
+def _credits(rows: Sequence[Mapping]) -> list[tuple[str, str]]:
+    """What each photo is called, or its rank, and its credit."""
+    found: list[tuple[str, str]] = []
     for row in rows:
-        if row["query_credit"]:
-            found.append(f"query: {row['query_credit']}")
-        pairs = zip(row["names"], row["credits"], strict=True)
-        for rank, (name, credit) in enumerate(pairs, start=1):
-            label = name or (str(rank) if len(rows) == 1 else "")
-            if credit:
-                found.append(f"{label}: {credit}" if label else credit)
-    return f"Photos: {'; '.join(dict.fromkeys(found))}." if found else ""
+        found.append(("query", row["query_credit"]))
+        for rank, name, credit in zip(
+            row["ranks"], row["names"], row["credits"], strict=True
+        ):
+            found.append((name or (str(rank) if len(rows) == 1 else ""), credit))
+    return found

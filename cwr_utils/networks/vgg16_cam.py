@@ -97,16 +97,35 @@ def load(
     else:
         weights_id = _load_file(model, Path(weights))
     class_weights, class_bias = model.layers[-1].get_weights()
-    mean = _MEAN_BGR if mean_order == "bgr" else _MEAN_BGR[::-1]
-    return CamNetwork(
-        name=NAME if mean_order == "bgr" else f"{NAME}:swapped-mean",
+    return _with_mean(
+        mean_order,
         backbone=keras.Model(model.input, model.get_layer("CAM_conv").output),
         class_weights=class_weights,
         class_bias=class_bias,
         class_names=class_names()[: sizes.classes],
-        preprocess=lambda images: preprocess(images, mean),
         weights_sha256=weights_id,
+    )
+
+
+def reorder_mean(network: CamNetwork, mean_order: str) -> CamNetwork:
+    """The same layers behind another `mean_order`; see `load`."""
+    return _with_mean(
+        mean_order,
+        backbone=network.backbone,
+        class_weights=network.class_weights,
+        class_bias=network.class_bias,
+        class_names=network.class_names,
+        weights_sha256=network.weights_sha256,
+    )
+
+
+def _with_mean(mean_order: str, **parts: Any) -> CamNetwork:
+    mean = _MEAN_BGR if mean_order == "bgr" else _MEAN_BGR[::-1]
+    return CamNetwork(
+        name=NAME if mean_order == "bgr" else f"{NAME}:swapped-mean",
+        preprocess=lambda images: preprocess(images, mean),
         default_layer="conv5_1",
+        **parts,
     )
 
 

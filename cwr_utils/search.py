@@ -1,0 +1,340 @@
+"""A folder of photos to a ranked answer, in three lines.
+
+    index = search.index("my_photos")
+    answer = index.search("query.jpg", box=(40, 30, 300, 260))
+    answer.show()
+
+The settings are those of the demo: online aggregation, whitening fitted on photos that
+are not searched.
+"""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+import cwr_utils
+from cwr_utils import datasets, extraction, figures, networks
+from cwr_utils.arrays import check_shape
+from cwr_utils.datasets import Dataset, DatasetError, Query
+from cwr_utils.datasets.base import unreadable_images
+from cwr_utils.datasets.folder import SUFFIXES, find_images
+from cwr_utils.extraction import Describer, ExtractionConf, ImageMaps, store_path
+from cwr_utils.images import Box, ImageError, check_box, read_image
+from cwr_utils.networks import CamNetwork
+from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.store import JoinedStore, MemoryStore, Store
+from cwr_utils.whitening import WhiteningError
+
+ROOT = Path(__file__).resolve().parents[1]
+WHITENING = "monuments_whitening"
+METHOD = Method("online", num_classes=4, num_whitening_classes=16, dimensions=256)
+# Needs no whitening (on the demo 0.64, as good as MAC and better than the others).
+PLAIN = Method("rmac_max", dimensions=0)
+BLOCK = 8  # photos that an interruption costs at most
+
+
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """What was found for a query, best first.
+
+    Attributes:
+        names: of all photos of the folder, paths inside it.
+        scores: their similarities; re-ranked ones carry that of their best region.
+        photo: (H, W, 3) uint8, the query.
+        box: in its pixels, or None.
+        own: names of the photos that have the same content as the query.
+        paths: name -> file.
+    """
+
+    names: list[str]
+    scores: np.ndarray
+    photo: np.ndarray
+    box: Box | None
+    own: frozenset[str]
+    paths: Mapping[str, Path]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Columns name and score, by rank from 1."""
+        ranks = pd.RangeIndex(1, len(self.names) + 1, name="rank")
+        return pd.DataFrame({"name": self.names, "score": self.scores}, ranks)
+
+    def __repr__(self) -> str:
+        """The first ten, and how many there are."""
+        return f"{self.table.head(10).round(3)}\n{len(self.names)} photos"
+
+    def _repr_html_(self) -> str:
+        return self.table.head(10).round(3).to_html()
+
+    def show(self, top: int = 10) -> Figure:
+        """The query and the first photos as a strip."""
+        names = self.names[:top]
+        return figures.result_strip(
+            self.photo,
+            [read_image(self.paths[name]) for name in names],
+            ["query" if name in self.own else "unknown" for name in names],
+            self.scores[:top].tolist(),
+            names,
+            query_box=self.box,
+        )
+
+
+class Index:
+    """A folder that can be searched; made by `index`.
+
+    Attributes:
+        method: how photos are described and ranked.
+        unreadable: file in the folder -> why it could not be read.
+    """
+
+    def __init__(
+        self,
+        stores: Retrieval,
+        describer: Describer,
+        method: Method,
+        unreadable: Mapping[str, str],
+    ):
+        """Hold what `index` has opened."""
+        self.method = method
+        self.unreadable = dict(unreadable)
+        self._stores = stores
+        self._describer = describer
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the photos: their paths inside the folder."""
+        return self._stores.dataset.images
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        """What is searched, and how."""
+        training = self._stores.training
+        fitted = (
+            f"whitening: {len(training)} other photos" if training else "not whitened"
+        )
+        left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
+        return f"{self._stores.dataset.note}{left_out}; {self.method.label}, {fitted}"
+
+    def search(self, photo: str | Path | np.ndarray, box: Box | None = None) -> Answer:
+        """Rank all photos of the folder.
+
+        Args:
+            photo: a file, the name of a photo in the folder, or an array (H, W, 3) of
+                uint8, RGB.
+            box: (x1, y1, x2, y2) in pixels of the photo, around what to look for; None
+                is all of it.
+
+        Raises:
+            ImageError: if there is no such file, or it is no image.
+            ValueError: if the array is no photo, or the box not inside it.
+        """
+        pixels, content = self._read(photo)
+        if box is not None:
+            box = check_box(box, (pixels.shape[1], pixels.shape[0]))
+        query = Query("query", "query", box)
+        described = extraction.describe_query(self._describer, query, pixels, content)
+        result = self._stores.ask([query], described).run(self.method)
+        hashes = self._stores.database.hashes
+        return Answer(
+            result.rankings["query"],
+            result.scores["query"],
+            pixels,
+            box,
+            frozenset(name for name, other in hashes.items() if other == content),
+            self._stores.dataset.paths,
+        )
+
+    def _read(self, photo) -> tuple[np.ndarray, str]:
+        """Pixels and SHA-256 of their source."""
+        if isinstance(photo, np.ndarray):
+            check_shape(photo, "H W 3", "photo")
+            if photo.dtype != np.uint8 or not photo.size:
+                raise ValueError(
+                    f"`photo` must be RGB of type uint8 (0 to 255); got {photo.dtype} "
+                    f"of shape {photo.shape}."
+                )
+            return photo, hashlib.sha256(photo.tobytes()).hexdigest()
+        path = Path(photo)
+        if not path.exists() and str(photo) in self.names:
+            path = self._stores.dataset.path(str(photo))
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder: name a photo to search for.")
+        pixels = read_image(path)
+        return pixels, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def index(
+    folder: str | Path,
+    *,
+    whitening: str | Path | None = WHITENING,
+    method: Method | None = None,
+    network: str | CamNetwork = "efficientnet-lite0",
+    resize: str = "640x480",
+    power: float = 2.0,
+    cache_dir: str | Path = ROOT / "cache",
+    data_root: str | Path = ROOT / "data",
+) -> Index:
+    """Describe the photos of a folder and its subfolders, with a progress bar.
+
+    What was described before is not described again: an interrupted call goes on, and
+    photos that are added later are the only ones to cost time. Files that cannot be
+    read are listed in `Index.unreadable`.
+
+    Args:
+        folder: with jpg, jpeg, png, webp or bmp files.
+        whitening: data set or folder to fit the whitening on, other photos of the same
+            kind. The default is fetched on first use; where that fails, and for None,
+            photos are described without whitening (R-MAC), less well.
+        method: how to describe and rank; online aggregation by default.
+        network: name of a network, or the network.
+        resize: see `ResizePolicy.parse`.
+        power: exponent of the class vectors.
+        cache_dir: where descriptions are kept, about 3 MB a photo.
+        data_root: where the whitening photos are put.
+
+    Raises:
+        DatasetError: if the folder holds no readable image, or the whitening set that
+            was asked for cannot be had.
+        WhiteningError: if the whitening photos are among those searched, or the method
+            needs whitening and there is none.
+    """
+    if isinstance(network, str):
+        network = networks.load(network)
+    conf = ExtractionConf(resize=resize, power=power)
+    data, database, unreadable = _describe(folder, network, conf, cache_dir)
+    training = _open_whitening(whitening, network, conf, cache_dir, data_root)
+    if method is None:
+        method = _usual_method(training)
+    if method.dimensions and training is None:
+        raise WhiteningError(
+            f"{method.label} needs whitening, which is never fitted on the photos that "
+            "are searched: give `whitening`, a folder of other photos, or a method "
+            f"without (`dimensions=0`), such as {PLAIN.label}."
+        )
+    describer = Describer(network, conf)
+    stores = Retrieval(
+        data,
+        database,
+        MemoryStore(database.config, {}, {}),
+        training if method.dimensions else None,
+        maps=ImageMaps(data, network, conf),
+    )
+    return Index(stores, describer, method, unreadable)
+
+
+def _usual_method(training: Store | None) -> Method:
+    """The demo's, with no more dimensions than half of the whitening vectors."""
+    if training is None:
+        return PLAIN
+    support = len(training) * METHOD.num_whitening_classes // 2
+    return replace(METHOD, dimensions=max(1, min(METHOD.dimensions, support)))
+
+
+def _open_whitening(
+    source: str | Path | None,
+    network: CamNetwork,
+    conf: ExtractionConf,
+    cache_dir: str | Path,
+    data_root: str | Path,
+) -> Store | None:
+    """Described photos to fit the whitening on; None if there are none."""
+    if source is None:
+        return None
+    if Path(source).is_dir():
+        return _describe(source, network, conf, cache_dir)[1]
+    try:
+        data = datasets.load(str(source), data_root)
+    except DatasetError as error:
+        if source != WHITENING:
+            raise
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"The whitening photos cannot be had, so photos are described without "
+            f"whitening ({PLAIN.label}), less well; `whitening` takes a folder of "
+            f"other photos. Reason: {reason}",
+            stacklevel=3,
+        )
+        return None
+    path = store_path(cache_dir, data, network, conf) / "database"
+    return extraction.extract(data, network, path, conf)
+
+
+def _describe(
+    folder: str | Path, network: CamNetwork, conf: ExtractionConf, cache_dir: str | Path
+) -> tuple[Dataset, JoinedStore, dict[str, str]]:
+    """The readable photos of a folder, their descriptions, and what is unreadable.
+
+    A store cannot grow, so every call writes the photos that are new into one more
+    store. Photos are known by their content: they may be renamed or moved.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise DatasetError(f"{folder} is not a folder.")
+    paths = find_images(root)
+    unreadable = unreadable_images(paths)
+    place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    name = re.sub(r"[^\w.-]+", "_", root.name) + f"-{place}"
+    while True:
+        images = tuple(image for image in paths if image not in unreadable)
+        if not images:
+            raise DatasetError(
+                f"{folder} holds no readable image file ({', '.join(SUFFIXES)}).",
+                unreadable.values(),
+            )
+        note = f"{len(images)} photos of the folder {root.name}"
+        data = Dataset(name, images, (), note, {n: paths[n] for n in images})
+        hashes = data.hashes()
+        parts = store_path(cache_dir, data, network, conf)
+        stores = _parts(parts, network)
+        known = {content for store in stores for content in store.described()}
+        new = {hashes[n]: n for n in reversed(images) if hashes[n] not in known}
+        if not new:
+            break
+        added = replace(data, images=tuple(reversed(new.values())))
+        number = len(list(parts.glob("part-*")))
+        try:
+            path = parts / f"part-{number:04d}"
+            extraction.extract(added, network, path, conf, block=BLOCK)
+        except ImageError:
+            # A whole file with damage inside: only decoding finds it.
+            broken = _undecodable(added)
+            if not broken:
+                raise
+            unreadable |= broken
+    if unreadable:
+        warnings.warn(
+            f"{len(unreadable)} of {len(paths)} files in {folder} cannot be read and "
+            f"are left out, see `unreadable`: {', '.join(list(unreadable)[:5])}",
+            stacklevel=3,
+        )
+    return data, JoinedStore(stores, hashes), unreadable
+
+
+def _parts(folder: Path, network: CamNetwork) -> list[Store]:
+    """Stores of earlier calls that this version and network could have written."""
+    now = {
+        "package_version": cwr_utils.__version__,
+        "weights_sha256": network.weights_sha256,
+    }
+    stores = [Store.open(path) for path in sorted(folder.glob("part-*"))]
+    return [store for store in stores if now.items() <= store.config.items()]
+
+
+def _undecodable(data: Dataset) -> dict[str, str]:
+    broken = {}
+    for name in data.images:
+        try:
+            read_image(data.path(name))
+        except ImageError as error:
+            broken[name] = str(error)
+    return broken
