@@ -476,7 +476,9 @@ class Retrieval:
     def row(self, result: Result) -> dict:
         """One row of a table of methods; mAP with the 95 % interval over landmarks."""
         used = self.whitening(result.method)
-        tables = {own: self.evaluate(result, own) for own in (True, False)}
+        # Revisited queries are not in the database: nothing of theirs could count.
+        inside = all(query.image in self._row for query in self.dataset.queries)
+        tables = {own: self.evaluate(result, own and inside) for own in (True, False)}
         mean = {
             own: evaluation.mean_average_precision(table)
             for own, table in tables.items()

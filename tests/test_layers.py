@@ -40,6 +40,7 @@ ROWS = {
 # Neighbours in a row that may know each other, one way.
 SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
+    ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
     ("sweeps", "runs"),  # a sweep is many runs
     ("__main__", "reproduce"),  # the command line starts a run
