@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import nbformat
@@ -442,7 +442,7 @@ def test_runs_in_one_kernel_share_stores_and_have_records_of_their_own(
     photos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(runs, "_shared", {})
-    monkeypatch.setattr(runs.networks, "load", lambda name, seed: tiny.network())
+    monkeypatch.setattr(runs.networks, "load", lambda *names: tiny.network())
     monkeypatch.setattr(extraction, "Describer", tiny.describer)
     names = runs.defaults("one_method") | {
         "dataset": str(photos / "first"),
@@ -476,6 +476,15 @@ def test_runs_in_one_kernel_share_stores_and_have_records_of_their_own(
     _, other = open_shared()
     assert other is not stores
     assert other.run(method).rankings == stores.run(method).rankings
+    # Whatever could change more than the method is loaded anew.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "_load", lambda record, namespace: work)
+    anew = set()
+    for name in names:
+        _, before = open_shared()
+        if open_shared(**{name: "changed"})[1] is not before:
+            anew.add(name)
+    assert names.keys() - anew == {*asdict(method), "cap_dimensions", "results_dir"}
 
 
 # Demo
