@@ -153,33 +153,20 @@ class OnlineIndex:
                 f"`num_classes` must be in 1..{len(classes)}, the number of `classes` "
                 f"given; got {wrong}."
             )
-        if repeat_empty:
-            return self._directly(classes, wanted)
         sums = np.zeros((len(self.store), len(self.whitening.mean)), np.float32)
         factors = np.zeros(len(self.store), np.float32)
+        # What the class before added.
+        last = (sums.copy(), factors.copy()) if repeat_empty else None
         result, start = {}, 0
         for count in wanted:
             for first in range(start, count, self._capacity):
                 group = classes[first : min(first + self._capacity, count)]
-                self._add([int(class_id) for class_id in group], sums, factors)
+                self._add([int(class_id) for class_id in group], sums, factors, last)
             result[count] = l2_normalize(self.whitening.unscale(sums, factors))
             start = count
         return result
 
-    def _directly(self, classes: Sequence[int], num_classes: Sequence[int]) -> dict:
-        """Whiten every vector; what a class adds may depend on the one before it."""
-        shape = (len(self.store), self.whitening.dimensions)
-        result = {count: np.empty(shape, np.float32) for count in num_classes}
-        chosen = [int(class_id) for class_id in classes[: max(num_classes)]]
-        for start in range(0, len(self.store), BLOCK_IMAGES):
-            rows = slice(start, start + BLOCK_IMAGES)
-            vectors = self.whitening(self.store.class_vectors(chosen, rows))
-            parts = aggregate(repeat_previous(vectors), num_classes)
-            for count, part in parts.items():
-                result[count][rows] = part
-        return result
-
-    def _add(self, classes: list[int], sums: np.ndarray, factors: np.ndarray) -> None:
+    def _add(self, classes: list[int], sums, factors, last) -> None:
         """Add the scaled vectors of some classes to (N, K) and (N,) sums, in place."""
         self._start(classes)
         # Threads over blocks that fit a core's cache, each with BLAS of one thread:
@@ -194,20 +181,26 @@ class OnlineIndex:
                     if new := scales is None:
                         scales = np.empty((2, len(self.store)), np.float32)
                     parts.append((vectors, scales, new))
-                add = partial(self._add_block, parts, sums, factors)
+                add = partial(self._add_block, parts, sums, factors, last)
                 list(threads.map(add, range(0, len(self.store), BLOCK_IMAGES)))
                 for class_id, (_, scales, _) in zip(together, parts, strict=True):
                     self._scales[class_id] = scales
 
-    def _add_block(self, parts, sums, factors, start: int) -> None:
+    def _add_block(self, parts, sums, factors, last, start: int) -> None:
         rows = slice(start, start + BLOCK_IMAGES)
         for vectors, scales, new in parts:
             scaled = vectors[rows].astype(np.float32)
             if new:
                 scales[:, rows] = self.whitening.scales(scaled)
             scaled *= scales[0, rows, None]
+            factor = scales[1, rows]
+            if last:
+                empty = scales[0, rows] == 0
+                scaled[empty] = last[0][rows][empty]
+                factor = np.where(empty, last[1][rows], factor)
+                last[0][rows], last[1][rows] = scaled, factor
             sums[rows] += scaled
-            factors[rows] += scales[1, rows]
+            factors[rows] += factor
 
     def _start(self, classes: list[int]) -> None:
         """Start to read the (N, K) vectors of those classes that are not in memory."""

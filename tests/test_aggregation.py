@@ -144,6 +144,25 @@ def test_descriptors_have_unit_length_and_the_order_of_the_numbers_is_free(
     assert not OnlineIndex(store, fitted).descriptors([0])[1][9].any()
 
 
+@pytest.mark.parametrize("kept", [1, 2, 100])
+def test_an_empty_class_is_described_by_the_one_before_it(
+    store, vectors, fitted, kept, monkeypatch
+):
+    """Across the groups that a small cache reads, and the counts of a curve."""
+    monkeypatch.setattr(aggregation, "BLOCK_IMAGES", 3)
+    index = OnlineIndex(store, fitted, cache_bytes=kept * 2 * IMAGES * CHANNELS)
+    for classes in ([5, 2, 0, 1, 3, 8], [2, 4], [3, 1, 0, 6]):
+        got = index.descriptors(classes, [1, 3, 6][: len(classes) // 2], True)
+        for count, descriptors in got.items():
+            for image, descriptor in enumerate(descriptors):
+                filled = []
+                for class_id in classes[:count]:
+                    empty = not vectors[image, class_id].any()
+                    filled.append(filled[-1] if empty and filled else class_id)
+                expected = naive(vectors[image], filled, fitted)
+                np.testing.assert_allclose(descriptor, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 2, 4])
 def test_a_small_cache_gives_the_bits_of_a_large_one(store, fitted, kept, monkeypatch):
     """More classes than fit, repeats, and classes that go while others come."""
