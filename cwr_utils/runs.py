@@ -83,6 +83,7 @@ PARAMETERS = (
     "query_expansion",
     "rerank",
     "rerank_classes",
+    "all_flags",
     "cache_dir",
     "results_dir",
     "figures_dir",

@@ -341,7 +341,7 @@ def test_the_heat_map_is_the_mean_cam_of_two_classes(stores):
 
 
 def without_boxes(stores, monkeypatch):
-    monkeypatch.setattr(reranking, "cam_boxes", lambda cam, thresholds: [])
+    monkeypatch.setattr(reranking, "cam_boxes", lambda *_, **__: [])
     return explain.box_picture(stores, RERANK, 0, "place1_1")
 
 

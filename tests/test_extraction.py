@@ -393,7 +393,6 @@ def test_a_complete_store_is_not_computed_again(store, data, network, monkeypatc
         ("dtype", {"dtype": "float32"}),
         ("flip_negative_cams", {"flip_negative_cams": True}),
         ("stretch_query_images", {"stretch_query_images": True}),
-        ("scale_query_box", {"scale_query_box": False}),
     ],
 )
 def test_other_settings_are_refused_by_name(store, data, network, field, changes):
@@ -485,10 +484,10 @@ def test_changed_photos_are_refused_by_name(network, tmp_path):
 
 def test_other_query_photos_are_refused_where_they_are_stretched(network, tmp_path):
     """Which photos are stretched is part of what the store holds."""
-    data = tiny.dataset(tmp_path / "photos", places=1, views=1, distractors=0)
+    data = tiny.dataset(tmp_path / "photos", places=2, views=1, distractors=0)
     conf = replace(CONF, stretch_query_images=True)
     extract(data, network, tmp_path / "s", conf)
-    fewer = replace(data, queries=())
+    fewer = replace(data, queries=data.queries[:1])
     with pytest.raises(StoreMismatchError, match="another stretched"):
         extract(fewer, network, tmp_path / "s", conf)
 
@@ -686,7 +685,9 @@ def test_conf_takes_the_flags_of_a_protocol():
     assert conf.flip_negative_cams and conf.stretch_query_images
     assert not conf.scale_query_box
     assert conf.power == 2.0
-    assert ExtractionConf.with_protocol(protocol.get("corrected")) == ExtractionConf()
+    corrected = protocol.get("corrected")
+    size = ExtractionConf().resize
+    assert ExtractionConf.with_protocol(corrected, size) == ExtractionConf()
 
 
 def test_store_paths_differ_where_settings_do(data, network):
@@ -698,13 +699,12 @@ def test_store_paths_differ_where_settings_do(data, network):
         replace(CONF, power=2.0),
         replace(CONF, flip_negative_cams=True),
         replace(CONF, stretch_query_images=True),
-        replace(CONF, scale_query_box=False),
     ]
     paths = {extraction.store_path("cache", data, network, conf) for conf in confs}
     assert len(paths) == len(confs)
     for path in paths:
         assert path.parts[:2] == ("cache", "tiny") and len(path.parts) == 3
-    # The paper and the corrections differ in the search only: one store serves both.
+    # The paper and the corrections describe the photos alike: one store serves both.
     for preset in ("paper", "corrected"):
         flags = ExtractionConf.with_protocol(protocol.get(preset), resize=tiny.RESIZE)
         assert extraction.store_path("cache", data, network, flags) in paths

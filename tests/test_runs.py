@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import nbformat
@@ -642,3 +642,31 @@ def test_an_error_is_one_message(world, monkeypatch, capsys, arguments, message)
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err
     assert shown.out == ""
+
+
+def test_a_warm_kernel_loads_again_where_anything_it_loads_differs(
+    tmp_path, monkeypatch
+):
+    loaded = []
+
+    class Stores:
+        def forget_descriptors(self):
+            pass
+
+    def load(record, names):
+        loaded.append(names["weights"])
+        return SimpleWork(record)
+
+    @dataclass(frozen=True)
+    class SimpleWork:
+        record: object
+
+        def open_retrieval(self, **options):
+            return Stores()
+
+    monkeypatch.setattr(runs, "_load", load)
+    monkeypatch.setattr(runs, "_shared", {})
+    for weights in ("imagenet", "imagenet", None):
+        names = {"weights": weights, "results_dir": str(tmp_path)}
+        runs.open_shared("one_method", names)
+    assert loaded == ["imagenet", None]
