@@ -110,15 +110,17 @@ def test_some_flags_of_photos_and_of_the_search_change_a_number(table):
 
 
 @pytest.mark.parametrize(
-    ("flag", "array"),
+    ("flag", "value", "array"),
     [
-        ("query_classes", "probabilities"),
-        ("scale_query_box", "class_vectors"),
-        ("keep_partial_cells", "class_vectors"),
+        ("query_classes", "same pass", "probabilities"),
+        ("scale_query_box", False, "class_vectors"),
+        ("keep_partial_cells", False, "class_vectors"),
     ],
 )
-def test_flags_of_queries_change_the_queries_and_not_the_photos(run, flag, array):
-    switched = run.under(dict(protocol.variants(run.protocol))[flag])
+def test_flags_of_queries_change_the_queries_and_not_the_photos(
+    run, flag, value, array
+):
+    switched = run.under(replace(run.protocol, **{flag: value}))
     assert switched.database is run.stores.database
     before, after = (s.queries.read(array) for s in (run.stores, switched))
     assert not np.allclose(before, after, atol=1e-3)
