@@ -55,7 +55,8 @@ def normalize_cams(cams, flip_negative: bool = False):
     """
     peak = ops.max(cams, axis=(-3, -2), keepdims=True)
     usable = peak != 0 if flip_negative else peak > 0
-    scaled = cams / ops.where(usable, peak, ops.ones_like(peak))
+    # An operator between a NumPy array and a tensor fails on some backends.
+    scaled = ops.divide(cams, ops.where(usable, peak, ops.ones_like(peak)))
     return ops.where(usable, ops.maximum(scaled, 0), ops.zeros_like(cams))
 
 
@@ -208,7 +209,7 @@ def crow_pool(features, masks=None):
     """
     saliency = ops.maximum(ops.sum(features, axis=-1), 0)  # (..., H, W)
     if masks is not None:
-        saliency = ops.expand_dims(saliency, -3) * masks
+        saliency = ops.multiply(ops.expand_dims(saliency, -3), masks)
     norm = ops.sqrt(ops.sum(saliency**2, axis=(-2, -1), keepdims=True))
     spatial = ops.sqrt(saliency / ops.where(norm > 0, norm, 1.0))
     subscripts = "...rhw,...hwk->...rk" if masks is not None else "...hw,...hwk->...k"

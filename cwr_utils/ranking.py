@@ -6,7 +6,7 @@ import numpy as np
 
 from cwr_utils.arrays import check_shape, l2_normalize
 
-SEARCH_ROWS = 16384  # 32 MiB of 512 float32 dimensions
+SEARCH_ROWS = 65536  # 128 MiB of 512 float32 dimensions
 
 
 def similarities(queries, database) -> np.ndarray:

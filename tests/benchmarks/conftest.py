@@ -32,7 +32,7 @@ def full_size(pytestconfig):
 def compare(benchmark, full_size, request):
     """Time `ours` and `other` in turns: machines drift. Then write what came out."""
 
-    def run(what, ours, other, *, rounds=5, target, names=("ours", "other"), **facts):
+    def run(what, ours, other, *, rounds=5, target, names, before=None, **facts):
         """Write one comparison.
 
         Args:
@@ -42,14 +42,18 @@ def compare(benchmark, full_size, request):
             rounds: repetitions of both.
             target: what the ratio ours / other should be, as text.
             names: of the two, for the table.
+            before: called before each of both, not timed.
             facts: anything else that was measured; a function is called at the end.
         """
         times = []
+        before = before or (lambda: None)
 
         def setup():
+            before()
             start = time.perf_counter()
             other()
             times.append(time.perf_counter() - start)
+            before()
 
         warm = int(full_size and rounds > 1)
         benchmark.pedantic(ours, setup=setup, rounds=rounds, warmup_rounds=warm)
@@ -130,7 +134,69 @@ def pytest_sessionfinish(session):
         others += _details(path.stem, facts)
     machine = facts["machine"]
     lines += ["", f"Machine of the last: {machine['cpu']}, {machine['cores']} cores."]
-    (RESULTS / "table.md").write_text("\n".join(lines + others) + "\n")
+    (RESULTS / "table.md").write_text("\n".join(lines + plan() + others) + "\n")
+
+
+def plan():
+    """What a collection of some size takes, from the files of this machine."""
+    names = ["extraction-efficientnet-lite0-96", "extraction-vgg16-cam-12"]
+    names += ["online_query_from_disk", "online_query_warm", "search-1"]
+    names += ["search_of_a_million"]
+    files = [RESULTS / f"{name}.json" for name in names]
+    if not all(file.exists() for file in files):
+        return []
+    lite, vgg, disk, warm, search, million = (json.loads(f.read_text()) for f in files)
+    each = [f["seconds"]["disk to store"]["median"] / f["photos"] for f in (lite, vgg)]
+    online = [f["seconds"]["query"]["median"] / 5063 for f in (disk, warm)]
+    offline = search["seconds"]["search"]["median"] / 105_063
+    lines = ["", "## The plan for your size", ""]
+    lines += ["D = 512, all 1,000 classes kept, one machine as below. *m*: measured at"]
+    lines += [
+        "this size; *e*: extrapolated in proportion from the measured rate. Store"
+    ]
+    lines += [
+        "sizes are those of the class vectors, nearly all of it; `classes=64`, for"
+    ]
+    lines += ["offline aggregation only, makes that 0.064 of it."]
+    lines += [
+        "",
+        "| | 1,000 | 5,063 | 105,063 | 1,000,000 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    sizes = (1000, 5063, 105_063, 1_000_000)
+
+    def row(title, cell):
+        lines.append(f"| {title} | {' | '.join(map(cell, sizes))} |")
+
+    for name, channels, rate in zip(
+        ("EfficientNet-Lite0, block6a (672)", "VGG-16-CAM, conv5_1 (512)"),
+        (672, 512),
+        each,
+        strict=True,
+    ):
+        row(f"{name}: store, GB *e*", lambda n, k=channels: f"{n * k * 2e-6:,.1f}")
+        row(f"{name}: hours, CPU *e*", lambda n, r=rate: f"{n * r / 3600:,.1f}")
+    row("hours, GPU", lambda n: "not measured")
+    row("descriptors in memory, float32, GB *e*", lambda n: f"{n * 2048e-9:,.2f}")
+    row(
+        "offline query, exact, one at a time",
+        lambda n: (
+            f"{_time(million['one_query_s'])} *m* (float16)"
+            if n == 1_000_000
+            else f"{_time(n * offline)} *{'m' if n == 105_063 else 'e'}*"
+        ),
+    )
+    # A query's 64 classes must fit into `cache_bytes` to be found in memory.
+    for title, rate in zip(("from disk", "in memory"), online, strict=True):
+        row(
+            f"online query, 64 classes, 512 channels, {title}",
+            lambda n, r=rate, memory=title == "in memory": (
+                f"needs {n * 65_536e-9:,.0f} GB"
+                if memory and n > 5063
+                else f"{_time(n * r)} *{'m' if n == 5063 else 'e'}*"
+            ),
+        )
+    return lines
 
 
 def _time(value):
