@@ -55,11 +55,8 @@ def test_bench_reranking(compare, setting, source):
             )
 
     def rerank(source):
-        described = (
-            (features, reranking.query_cams(cams, network.class_weights, classes))
-            for features, cams in source
-        )
-        return reranking.best_regions(query, described, fitted)
+        weights = network.class_weights[:, classes]
+        return reranking.best_regions(query, source, weights, fitted)
 
     def forward():
         for photo in resized:
