@@ -181,7 +181,7 @@ def plan():
     row(
         "offline query, exact, one at a time",
         lambda n: (
-            f"{_time(million['one_query_s'])} *m* (float16)"
+            f"{_time(million['times']['1 queries, float32, s'])} *m*"
             if n == 1_000_000
             else f"{_time(n * offline)} *{'m' if n == 105_063 else 'e'}*"
         ),

@@ -41,21 +41,14 @@ def test_bench_precision(measure, full_size, dev_data, tmp_path):
         return dict(zip(table["method"], table["mAP"], strict=True))
 
     def losses():
-        exact = scores("float32", "float32", "float32")
-        half = scores("float16", "float32", "float16")
-        mixed = scores("mixed", "mixed_bfloat16", "float16")
-        return {
-            "mAP, float32 network and store": exact,
-            "difference of a float16 store": {k: half[k] - exact[k] for k in exact},
-            "difference of mixed_bfloat16 and a float16 store": {
-                k: mixed[k] - exact[k] for k in exact
-            },
-            "largest difference, float16 store": max(
-                abs(half[k] - exact[k]) for k in exact
-            ),
-            "largest difference, mixed_bfloat16": max(
-                abs(mixed[k] - exact[k]) for k in exact
-            ),
-        }
+        exact = scores("exact", "float32", "float32")
+        facts = {"mAP, float32 network and store": exact}
+        for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
+            got = scores(policy, policy, "float16")
+            differences = {key: got[key] - exact[key] for key in exact}
+            what = f"{policy} network and float16 store"
+            facts[f"difference of a {what}"] = differences
+            facts[f"largest, {what}"] = max(map(abs, differences.values()))
+        return facts
 
     measure("Precision on 164 Oxford images", losses, "differences < 0.002 mAP")
