@@ -191,7 +191,21 @@ def test_frames_have_the_colour_of_their_relevance(stores):
         expected = [int(colour[i : i + 2], 16) for i in (0, 2, 4)]
         part = picture.pixels[y1:y2, x1:x2].reshape(-1, 3)
         assert (part == expected).all(axis=1).sum() > 200
-    assert "Who took place1_0" not in picture.text  # credits are in the picture only
+
+
+def test_every_photo_is_credited():
+    """In as many lines as it takes, none of which runs over the edge."""
+    photo = np.full((30, 40, 3), 128, np.uint8)
+    captions = [{"name": f"p{i}", "score": 0.5, "relevance": "junk"} for i in range(10)]
+    credits = [(f"p{i}", f"A Photographer With A Long Name {i}") for i in range(10)]
+    plain = panels.result_panels(photo, [photo] * 10, captions).pixels
+    picture = panels.result_panels(photo, [photo] * 10, captions, credits=credits)
+    notes = picture.pixels[len(plain) :]
+    lines = (notes < 200).any(axis=(1, 2)).reshape(-1, 14).any(axis=1)
+    assert lines.all()
+    assert len(lines) >= 3
+    assert (picture.pixels[: len(plain)] == plain).all()
+    assert (notes[:, -4:] == 255).all()
 
 
 def test_an_edited_box_is_described_anew(stores):

@@ -200,6 +200,9 @@ def result_panels(
         labels.append(
             f"rank {number + 1}, {words['name']}, {words['relevance']}, score {score}"
         )
+    for number, line in enumerate(notes):
+        top = bottom + number * _SMALL
+        sheet.text(0, top, line, 2 * WIDTH, size=_SMALLEST_PIXELS, colour=GREY)
     return Picture(
         sheet.pixels,
         f"{title}. Results: {'; '.join(labels)}.",
