@@ -327,7 +327,7 @@ def test_the_search_explorer(desk, folder):
     desk.draw(0.3, 0.3, 0.33, 0.33)
     desk.page.get_by_role("alert").filter(has_text="too few to describe").wait_for()
     assert desk.ranking() == before
-    desk.changes(lambda: desk.slide("Box, left-right", "ArrowLeft", 40), desk.ranking)
+    desk.changes(lambda: desk.slide("Box, left-right", "ArrowLeft", 9), desk.picture)
     desk.changes(lambda: desk.choose("Photo", index=0), desk.ranking)
     desk.shot("search-5-query")
     desk.changes(lambda: desk.upload(folder / "upload.png"), desk.ranking)

@@ -33,7 +33,7 @@ from cwr_utils.images import Box
 # Even in lightness and readable by colour-blind people; grey for print.
 COLOUR_MAPS = (HEAT, "cividis", "magma", "gray")
 
-WIDTH = 960
+WIDTH = 840
 _GAP, _LINE, _SMALL = 12, 18, 14
 _SMALLEST_PIXELS = 9
 _COLUMNS = 5
@@ -200,6 +200,9 @@ def result_panels(
         labels.append(
             f"rank {number + 1}, {words['name']}, {words['relevance']}, score {score}"
         )
+    for number, line in enumerate(notes):
+        top = bottom + number * _SMALL
+        sheet.text(0, top, line, 2 * WIDTH, size=_SMALLEST_PIXELS, colour=GREY)
     return Picture(
         sheet.pixels,
         f"{title}. Results: {'; '.join(labels)}.",
@@ -229,7 +232,7 @@ def match_panels(
         title: above all.
         credit: photographers and licences.
     """
-    wide, tall, row = 300, 300, 20
+    wide, tall, row = 260, 280, 20
     shown = shares[:10]
     small = [_fit(pixels, wide, tall) for pixels in (query, photo)]
     below = max(pixels.shape[0] for pixels in small) + _LINE
@@ -248,10 +251,10 @@ def match_panels(
     left = 2 * (wide + _GAP)
     sheet.text(left, _LINE, "what adds up to the score", WIDTH - left, colour=SOFT)
     most = max([1e-9, *(abs(value) for _, value in shown)])
-    zero, longest = left + 185, WIDTH - left - 185 - 50
+    zero, longest = left + 165, WIDTH - left - 165 - 50
     for number, (name, value) in enumerate(shown, start=1):
         top = _LINE + number * row
-        sheet.text(left, top, name, 180)
+        sheet.text(left, top, name, 160)
         length = round(longest * abs(value) / most)
         colour = BLUE if value >= 0 else VERMILLION
         sheet.bar((zero, top + 2, zero + max(length, 1), top + row - 5), colour)
@@ -304,7 +307,7 @@ class _Sheet:
         if label:
             font = _font(11, True)
             # Boxes often share a corner: their labels stand side by side.
-            x = min(x1 + 2 + place * 38, max(x2 - 36, x1 + 2))
+            x = min(x1 + 2 + max(place, 0) * 38, max(x2 - 36, x1 + 2))
             y = y1 + 2 if place >= 0 else y2 - 18
             self._draw.rectangle(self._draw.textbbox((x, y), label, font), "white")
             self._draw.text((x, y), label, colour, font)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ipywidgets
 import pandas as pd
@@ -14,9 +13,16 @@ from cwr_utils.images import Box
 from cwr_utils.inspection import PhotoCams, look
 from cwr_utils.networks import CamNetwork
 from cwr_utils.protocol import PRESETS, Protocol
-from cwr_utils.widgets.controls import Explorer, Gallery, Message, PhotoPanel
+from cwr_utils.widgets.controls import (
+    Explorer,
+    Gallery,
+    Message,
+    PhotoPanel,
+    first_key,
+)
 
 TOP = 20
+NOTHING = -1  # instead of a second class
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,7 @@ class CamExplorer(Explorer):
         self._network, self._protocol = network, protocol
         self._layer, self._resize = conf.layer, conf.resize
         self.message = Message()
-        start: tuple[str, Any] = ("query", query % len(data.queries or [0]))
-        start = start if data.queries else ("image", data.images[0])
+        start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._on_photo, self.message)
         wide = {"style": {"description_width": "100px"}}
         fill = ipywidgets.Layout(width="330px")
@@ -126,9 +131,7 @@ class CamExplorer(Explorer):
         )
         self.picture = Gallery()
         controls = (self.first, self.second, self.opacity, self.colours, self.scale)
-        self._quiet = True
         self._look()
-        self._quiet = False
         for control in (*controls, self.boxes):
             control.observe(lambda _: self._draw(), "value")
         self._draw()
@@ -144,7 +147,7 @@ class CamExplorer(Explorer):
         """What is shown now."""
         chosen = (self.first.value, self.second.value)
         return CamView(
-            tuple(dict.fromkeys(c for c in chosen if c is not None)),
+            tuple(dict.fromkeys(c for c in chosen if c != NOTHING)),
             self.opacity.value,
             self.colours.value,
             self.scale.value,
@@ -167,7 +170,7 @@ class CamExplorer(Explorer):
         self._quiet = True
         self.first.options = options
         self.first.value = options[0][1]
-        self.second.options = [("nothing", None), *options]
+        self.second.options = [("nothing", NOTHING), *options]
         self.second.value = options[1][1]
         self._quiet = False
 

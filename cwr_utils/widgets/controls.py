@@ -57,6 +57,13 @@ def choices(data: Dataset) -> list[tuple[str, Key]]:
     return queries + [(f"photo: {name}", ("image", name)) for name in data.images]
 
 
+def first_key(data: Dataset, query: int) -> Key:
+    """That of a query by its number, or of the first photo if there are no queries."""
+    if data.queries:
+        return "query", query % len(data.queries)
+    return "image", data.images[0]
+
+
 def open_source(data: Dataset, kind: str, which: Any) -> Source:
     """A query by its number, or an image by its name.
 
@@ -137,7 +144,7 @@ class PhotoPanel(ipywidgets.VBox):
     """
 
     def __init__(
-        self, data: Dataset, start: Any, changed: Callable, report: "Message"
+        self, data: Dataset, start: Key, changed: Callable, report: "Message"
     ) -> None:
         """Show the photo of a key of `choices`; nothing is called yet."""
         self._data, self._changed, self._report = data, changed, report

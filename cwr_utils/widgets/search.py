@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import ipywidgets
@@ -18,7 +17,14 @@ from cwr_utils.images import Box, cells_to_box, read_image
 from cwr_utils.inspection import class_contributions
 from cwr_utils.retrieval import CLASS_AGGREGATIONS, Method, Result, Retrieval
 from cwr_utils.store import JoinedStore
-from cwr_utils.widgets.controls import Explorer, Gallery, Message, PhotoPanel, Source
+from cwr_utils.widgets.controls import (
+    Explorer,
+    Gallery,
+    Message,
+    PhotoPanel,
+    Source,
+    first_key,
+)
 
 TOP = 10
 _LARGEST = 640  # pixels of a photo's longer side on the screen
@@ -182,8 +188,7 @@ class SearchExplorer(Explorer):
         self._describers: dict[str, Describer] = {}
         self._method, self._asked = method, {}
         self.message = Message()
-        start: tuple[str, Any] = ("query", query % len(data.queries or [0]))
-        start = start if data.queries else ("image", data.images[0])
+        start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._search, self.message)
         # Class vectors are whitened: without training photos there are none.
         known = CLASS_AGGREGATIONS if stores.training is not None else ()
@@ -204,12 +209,15 @@ class SearchExplorer(Explorer):
         most = len(data.images)
         self.expansion = ipywidgets.IntSlider(
             value=method.query_expansion,
-            max=min(20, most),
+            max=min(max(20, method.query_expansion), most),
             description="Expansion",
             **slow,
         )
         self.rerank = ipywidgets.IntSlider(
-            value=method.rerank, max=min(100, most), description="Re-rank", **slow
+            value=method.rerank,
+            max=min(max(100, method.rerank), most),
+            description="Re-rank",
+            **slow,
         )
         self.results, self.match = Gallery(), Gallery()
         controls = [
@@ -227,10 +235,9 @@ class SearchExplorer(Explorer):
             "Layers are those whose stores are in the cache folder; another one comes "
             "with notebook 2 and its parameter <code>feature_layer</code>."
         )
-        settings = ipywidgets.HBox(
-            [ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:] + [note])]
-        )
-        shown = ipywidgets.VBox([settings, self.message, self.results, self.match])
+        columns = ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])
+        rows = [ipywidgets.HBox(columns), note, self.message, self.results, self.match]
+        shown = ipywidgets.VBox(rows)
         super().__init__([ipywidgets.HBox([self.panel, shown])])
 
     def still(self) -> Picture:
