@@ -36,7 +36,7 @@ lint: $(STAMP)  ## check style, types and stripped notebooks; changes nothing
 	$(BIN)/pyright
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
 
-bench: $(STAMP)  ## time the benchmarks in tests/benchmarks
+bench: $(STAMP)  ## time two ways of each step, into results/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
 
 publish: $(STAMP)  ## rerun the demo, keep executed notebooks in results/

@@ -6,17 +6,22 @@ image's own most probable (offline, OfA), the query's (online, OnA), or one fixe
 (theme, Fig. 5).
 """
 
+import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.store import Store
 from cwr_utils.whitening import Whitening
 
-BLOCK_IMAGES = 1024
-READ_CLASSES = 16  # together: one read of many classes is quicker than many reads
+BLOCK_IMAGES = 512  # 1 MiB of 512 channels: stays in a core's cache
+CLASSES_TOGETHER = 8  # added while later ones are read
+_BLAS = ThreadpoolController().select(user_api="blas")
 
 
 def aggregate(whitened, num_classes: Sequence[int]) -> dict[int, np.ndarray]:
@@ -45,8 +50,32 @@ def aggregate(whitened, num_classes: Sequence[int]) -> dict[int, np.ndarray]:
     return descriptors
 
 
+def repeat_previous(whitened) -> np.ndarray:
+    """Describe a class that an image has no vector of by the class before it.
+
+    Deviation: only `Protocol.repeat_previous_class` does; else it adds nothing. A first
+    class without a vector stays zero (the authors' code would take one of another
+    image).
+
+    Args:
+        whitened: (..., C, D) whitened class vectors; a row of zeros is an empty CAM's.
+
+    Returns:
+        (..., C, D), a copy.
+    """
+    filled = np.array(whitened)
+    for number in range(1, filled.shape[-2]):
+        row, previous = filled[..., number, :], filled[..., number - 1, :]
+        empty = ~row.any(axis=-1)
+        row[empty] = previous[empty]
+    return filled
+
+
 def offline(
-    store: Store, whitening: Whitening, num_classes: Sequence[int]
+    store: Store,
+    whitening: Whitening,
+    num_classes: Sequence[int],
+    repeat_empty: bool = False,
 ) -> dict[int, np.ndarray]:
     """Offline aggregation (OfA): each image's own top N_C classes.
 
@@ -56,6 +85,7 @@ def offline(
         store: class vectors of N images.
         whitening: fitted on class vectors of another data set.
         num_classes: values of N_C.
+        repeat_empty: apply `repeat_previous`.
 
     Returns:
         N_C -> (N, D) float32 descriptors.
@@ -64,7 +94,10 @@ def offline(
     shape = (len(store), whitening.dimensions)
     descriptors = {count: np.empty(shape, np.float32) for count in num_classes}
     for images, vectors in store.iter_top_class_vectors(num_classes[-1]):
-        for count, rows in aggregate(whitening(vectors), num_classes).items():
+        whitened = whitening(vectors)
+        if repeat_empty:
+            whitened = repeat_previous(whitened)
+        for count, rows in aggregate(whitened, num_classes).items():
             descriptors[count][images] = rows
     return descriptors
 
@@ -72,33 +105,40 @@ def offline(
 class OnlineIndex:
     """Online aggregation (OnA): every image described by the query's classes.
 
-    A class is read and whitened once for the whole collection and kept while memory
-    allows, so queries that share classes share the work.
+    The first time a class is asked for, the lengths of its whitened vectors are
+    computed for the whole collection, which is what whitening costs, and kept. Its
+    vectors are kept as long as memory allows, and read again when they are not.
     """
 
-    def __init__(self, store: Store, whitening: Whitening, cache_bytes: int = 2**31):
+    def __init__(self, store: Store, whitening: Whitening, cache_bytes: int = 2**30):
         """Wrap a store of all classes.
 
         Args:
             store: class vectors of N images, all classes.
             whitening: fitted on class vectors of another data set.
-            cache_bytes: memory for whitened classes, at least one; the least recently
-                used go first.
+            cache_bytes: memory for class vectors, at least one class; the least
+                recently used go first.
         """
         self.store = store
         self.whitening = whitening
-        per_class = 2 * len(store) * whitening.dimensions
+        itemsize = store.dtype("class_vectors").itemsize
+        per_class = itemsize * len(store) * len(whitening.mean)
         self._capacity = max(1, cache_bytes // max(per_class, 1))
-        self._classes: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._vectors: OrderedDict[int, Callable[[], np.ndarray]] = OrderedDict()
+        self._scales: dict[int, np.ndarray] = {}  # (2, N), see `Whitening.scales`
 
     def descriptors(
-        self, classes: Sequence[int], num_classes: Sequence[int] | None = None
+        self,
+        classes: Sequence[int],
+        num_classes: Sequence[int] | None = None,
+        repeat_empty: bool = False,
     ) -> dict[int, np.ndarray]:
         """Describe all images by the first N_C of a list of classes.
 
         Args:
             classes: the query's classes, most probable first.
             num_classes: values of N_C; all of `classes` if None.
+            repeat_empty: as `repeat_previous` does.
 
         Returns:
             N_C -> (N, D) float32 descriptors.
@@ -113,35 +153,65 @@ class OnlineIndex:
                 f"`num_classes` must be in 1..{len(classes)}, the number of `classes` "
                 f"given; got {wrong}."
             )
-        total = np.zeros((len(self.store), self.whitening.dimensions), np.float32)
-        result = {}
-        for count, class_id in enumerate(classes[: wanted[-1]], start=1):
-            total += self._whitened(int(class_id), classes[: wanted[-1]])
-            if count in wanted:
-                result[count] = l2_normalize(total)
+        sums = np.zeros((len(self.store), len(self.whitening.mean)), np.float32)
+        factors = np.zeros(len(self.store), np.float32)
+        # What the class before added.
+        last = (sums.copy(), factors.copy()) if repeat_empty else None
+        result, start = {}, 0
+        for count in wanted:
+            for first in range(start, count, self._capacity):
+                group = classes[first : min(first + self._capacity, count)]
+                self._add([int(class_id) for class_id in group], sums, factors, last)
+            result[count] = l2_normalize(self.whitening.unscale(sums, factors))
+            start = count
         return result
 
-    def _whitened(self, class_id: int, upcoming: Iterable[int]) -> np.ndarray:
-        """(N, D) float16 whitened vectors of one class; reads missing ones together."""
-        if class_id not in self._classes:
-            missing = [int(c) for c in upcoming if int(c) not in self._classes]
-            at_once = min(READ_CLASSES, self._capacity)
-            self._load(missing[missing.index(class_id) :][:at_once])
-        self._classes.move_to_end(class_id)
-        return self._classes[class_id]
+    def _add(self, classes: list[int], sums, factors, last) -> None:
+        """Add the scaled vectors of some classes to (N, K) and (N,) sums, in place."""
+        self._start(classes)
+        # Threads over blocks that fit a core's cache, each with BLAS of one thread:
+        # NumPy's conversions and sums use one core only.
+        with _BLAS.limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as threads:
+            for first in range(0, len(classes), CLASSES_TOGETHER):
+                together = classes[first : first + CLASSES_TOGETHER]
+                parts = []
+                for class_id in together:
+                    vectors = self._vectors[class_id]()
+                    scales = self._scales.get(class_id)
+                    if new := scales is None:
+                        scales = np.empty((2, len(self.store)), np.float32)
+                    parts.append((vectors, scales, new))
+                add = partial(self._add_block, parts, sums, factors, last)
+                list(threads.map(add, range(0, len(self.store), BLOCK_IMAGES)))
+                for class_id, (_, scales, _) in zip(together, parts, strict=True):
+                    self._scales[class_id] = scales
 
-    def _load(self, classes: list[int]) -> None:
-        shape = (len(classes), len(self.store), self.whitening.dimensions)
-        whitened = np.empty(shape, np.float16)
-        for start in range(0, len(self.store), BLOCK_IMAGES):
-            rows = slice(start, min(start + BLOCK_IMAGES, len(self.store)))
-            vectors = self.store.class_vectors(classes, rows)
-            whitened[:, rows] = self.whitening(vectors).swapaxes(0, 1)
-        for class_id, vectors in zip(classes, whitened, strict=True):
-            # A copy each: a view would keep its neighbours alive.
-            self._classes[class_id] = vectors.copy()
-        while len(self._classes) > self._capacity:
-            self._classes.popitem(last=False)
+    def _add_block(self, parts, sums, factors, last, start: int) -> None:
+        rows = slice(start, start + BLOCK_IMAGES)
+        for vectors, scales, new in parts:
+            scaled = vectors[rows].astype(np.float32)
+            if new:
+                scales[:, rows] = self.whitening.scales(scaled)
+            scaled *= scales[0, rows, None]
+            factor = scales[1, rows]
+            if last:
+                empty = scales[0, rows] == 0
+                scaled[empty] = last[0][rows][empty]
+                factor = np.where(empty, last[1][rows], factor)
+                last[0][rows], last[1][rows] = scaled, factor
+            sums[rows] += scaled
+            factors[rows] += factor
+
+    def _start(self, classes: list[int]) -> None:
+        """Start to read the (N, K) vectors of those classes that are not in memory."""
+        missing = [c for c in dict.fromkeys(classes) if c not in self._vectors]
+        for class_id in classes:
+            if class_id in self._vectors:
+                self._vectors.move_to_end(class_id)
+        while len(self._vectors) > self._capacity - len(missing):
+            self._vectors.popitem(last=False)
+        for class_id in missing:
+            self._vectors[class_id] = self.store.start_class(class_id)
 
 
 def theme_classes(top_classes, num_classes: int) -> list[int]:

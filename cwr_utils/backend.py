@@ -4,6 +4,7 @@ They say nothing that a reader can act on, ignore the usual switches, and would 
 first thing that every notebook shows. If the import fails, they are printed.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -35,5 +36,9 @@ def _quiet_libraries() -> Iterator[None]:
 with _quiet_libraries():
     import keras
 
+# One graph for each size of photo is meant, and no reason for a warning.
+logging.getLogger("tensorflow").addFilter(
+    lambda record: "tf.function retracing" not in record.getMessage()
+)
 
 ops = keras.ops

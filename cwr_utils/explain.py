@@ -208,6 +208,39 @@ def rank_changes(data: Dataset, before: Result, after: Result) -> pd.DataFrame:
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
+def why_moved(
+    stores: Retrieval, before: Result, after: Result, number: int, image: str
+) -> pd.Series:
+    """Why re-ranking moved an image: ranks, scores, the region and its classes.
+
+    Args:
+        stores: with maps.
+        before: without re-ranking.
+        after: with it; the image is one of those that were re-ranked.
+        number: of the query.
+        image: photo of the database.
+
+    Returns:
+        Ranks from 1 in the whole list, scores, the winning box in pixels of the photo
+        (or "whole photo", or "none"), and the names of the classes that describe it.
+    """
+    query = stores.dataset.queries[number].name
+    facts: dict[str, Any] = {"query": query, "image": image}
+    for when, result in (("before", before), ("after", after)):
+        row = result.rankings[query].index(image)
+        facts[f"rank {when}"] = row + 1
+        facts[f"score {when}"] = round(float(result.scores[query][row]), 3)
+    picture = box_picture(stores, after.method, number, image)
+    best = picture["best"]
+    facts["region"] = best or "none"
+    if best:
+        facts["box"] = tuple(round(side) for side in picture["boxes"][best])
+    names = stores.require_maps().network.class_names
+    classes = stores.top_classes[number][: after.method.rerank_classes]
+    facts["classes"] = ", ".join(names[c] for c in classes)
+    return pd.Series(facts)
+
+
 def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> dict:
     """Boxes of a photo for a query, as `figures.boxes_on_photo` takes them (Fig. 3).
 
@@ -222,15 +255,16 @@ def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> d
         protocol knows no whole photo and no box was large enough.
     """
     photo = read_image(stores.dataset.path(image))
-    # The classes of the match, or its boxes might not be these to the cell.
-    classes = stores.top_classes[number][: method.rerank_classes].tolist()
+    classes = stores.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
     features, cams = class_maps(stores, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
     cells = {
         f"{threshold:.0%}": box
         for threshold in stores.protocol.rerank_thresholds
-        for box in reranking.cam_boxes(heat, [threshold])
+        for box in reranking.cam_boxes(
+            heat, [threshold], largest=stores.protocol.rerank_largest
+        )
     }
     region = stores.match_region(method, number, image).box
     best = next((name for name, box in cells.items() if box == region), None)
@@ -251,7 +285,7 @@ def class_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (H, W, K) of a photo and normalised CAMs (h, w, C) of some classes."""
     maps = stores.require_maps()
-    features, cam_maps = maps(image)
+    features, cam_maps = maps(image, stores.protocol.rerank_squares_upright)
     flip = stores.protocol.flip_negative_cams
     cams = reranking.query_cams(cam_maps, maps.network.class_weights, classes, flip)
     return features, np.asarray(cams)

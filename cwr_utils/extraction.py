@@ -3,13 +3,18 @@
 Threads decode and resize while the network works on earlier photos, and another thread
 writes the finished block, so memory holds two blocks and a few photos however large the
 collection is. Only pooled vectors leave the device.
+
+A block is a `Shard`: it needs no other and nobody else writes it. So shards run in any
+order, on any executor, more than once if a machine dies.
 """
 
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +38,19 @@ from cwr_utils.images import (
 )
 from cwr_utils.networks import CamNetwork, compile_options, top_classes
 from cwr_utils.protocol import Protocol
-from cwr_utils.store import ArraySpec, MemoryStore, Store
+from cwr_utils.store import (
+    CONFIG_FILE,
+    ArraySpec,
+    MemoryStore,
+    Store,
+    StoreMismatchError,
+)
 
 MOST_TOP_CLASSES = 64
 DECODERS = 4
+# What the store of the photos does not depend on, and that of the queries.
+QUERY_FLAGS = ("query_classes", "scale_query_box", "keep_partial_cells")
+DATABASE_FLAGS = ("stretch_query_images",)
 
 
 @dataclass(frozen=True)
@@ -50,18 +64,24 @@ class ExtractionConf:
             offline aggregation at a fraction of the size); None keeps all, so that
             online aggregation can choose any.
         power: exponent of the class vectors; 1 is the paper.
-        flip_negative_cams: see `Protocol`.
-        stretch_query_images: see `Protocol`.
-        scale_query_box: see `Protocol`.
+        dtype: of the stored vectors, "float16" or, twice as large, "float32".
+        flip_negative_cams: see `Protocol`, as for all below.
+        stretch_query_images: for the photos only, not for the query regions.
+        scale_query_box: for the query regions only, as for all below.
+        query_classes: where their classes come from.
+        keep_partial_cells: at their border.
     """
 
     layer: str | None = None
     resize: str = "1024x720"
     classes: int | None = None
     power: float = 1.0
+    dtype: str = "float16"
     flip_negative_cams: bool = False
     stretch_query_images: bool = False
     scale_query_box: bool = True
+    query_classes: str = "scaled crop"
+    keep_partial_cells: bool = True
 
     def __post_init__(self):
         """Check the values.
@@ -76,15 +96,27 @@ class ExtractionConf:
             )
         if not self.power > 0:
             raise ValueError(f"`power` must be above 0; got {self.power}.")
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(
+                f"`dtype` must be 'float16' or 'float32'; got {self.dtype!r}."
+            )
 
     @classmethod
-    def with_protocol(cls, protocol: Protocol, **fields) -> "ExtractionConf":
-        """Take the flags that concern extraction from a protocol preset."""
+    def with_protocol(
+        cls, protocol: Protocol, resize: str | None = None, **values
+    ) -> "ExtractionConf":
+        """Take the flags that concern extraction from a protocol.
+
+        Args:
+            protocol: the flags.
+            resize: a policy of the run's own; None is that of the protocol.
+            values: further fields.
+        """
         return cls(
+            resize=resize or protocol.resize,
             flip_negative_cams=protocol.flip_negative_cams,
-            stretch_query_images=protocol.stretch_query_images,
-            scale_query_box=protocol.scale_query_box,
-            **fields,
+            **{flag: getattr(protocol, flag) for flag in QUERY_FLAGS + DATABASE_FLAGS},
+            **values,
         )
 
 
@@ -92,7 +124,8 @@ class _Describe(keras.layers.Layer):
     """CAMs and pooled vectors inside the graph: Eqs. 1-4 and the baselines."""
 
     def __init__(self, class_weights: np.ndarray, conf: ExtractionConf):
-        super().__init__(trainable=False)
+        # Sums over a large grid overflow float16, whatever the global policy is.
+        super().__init__(trainable=False, dtype="float32")
         self._weights = self.add_weight(
             shape=class_weights.shape, initializer="zeros", name="class_weights"
         )
@@ -108,6 +141,8 @@ class _Describe(keras.layers.Layer):
         cams = pooling.class_activation_maps(maps["cam_maps"], weights)
         cams = pooling.normalize_cams(cams, conf.flip_negative_cams)
         described = pooling.describe(maps["features"], cams, power=conf.power)
+        # As stored: half the bytes leave the device, and NumPy casts slowly.
+        chosen["class_vectors"] = ops.cast(described["class_vectors"], conf.dtype)
         return {**described, **chosen, "logits": maps["logits"]}
 
 
@@ -158,7 +193,8 @@ class Describer:
             images: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            The arrays of `pooling.describe` and `logits` (B, C).
+            The arrays of `pooling.describe`, class vectors in `conf.dtype`, and
+            `logits` (B, C).
         """
         size = images.shape[1:3]
         if size not in self._graphs:
@@ -171,8 +207,9 @@ class Describer:
     def describe_query(self, photo: np.ndarray, box) -> dict[str, np.ndarray]:
         """Describe the query region of a photo (Sec. 3.3).
 
-        The classes come from a pass over the cropped region, features and CAMs from
-        the full photo; CAMs are normalised over the full photo and then cut.
+        The classes come from a pass of their own over the cropped region (or see
+        `Protocol.query_classes`), features and CAMs from the full photo; CAMs are
+        normalised over the full photo and then cut.
 
         Args:
             photo: (height, width, 3) uint8 RGB, as decoded.
@@ -190,7 +227,7 @@ class Describer:
         cams = pooling.normalize_cams(cams, self.conf.flip_negative_cams)
         logits, cells = maps["logits"], None
         if box is not None:
-            logits = self.network.maps(self._crop(photo, box), self.layer)["logits"]
+            logits = self._query_logits(photo, box, maps["cam_maps"])
             size = photo.shape[1], photo.shape[0]
             grid = maps["features"].shape[2], maps["features"].shape[1]
             cells = self.query_cells(box, size, grid)
@@ -203,7 +240,7 @@ class Describer:
     def query_cells(
         self, box: Box, size: tuple[int, int], grid: tuple[int, int]
     ) -> Cells:
-        """Cells of a query box; see `Protocol.scale_query_box`.
+        """Cells of a query box; see `scale_query_box`, `keep_partial_cells`.
 
         Args:
             box: (x1, y1, x2, y2) in pixels of the photo.
@@ -213,24 +250,55 @@ class Describer:
         Returns:
             (x1, y1, x2, y2), exclusive end.
         """
+        partial = self.conf.keep_partial_cells
         if self.conf.scale_query_box:
-            return box_to_cells(box, size, grid)
+            return box_to_cells(box, size, grid, partial)
         width, height = ResizePolicy.parse(self.conf.resize).target_size(*size)
         # What lies beyond the resized photo is cut off, as array slices do.
         x1, y1, x2, y2 = box
         box = min(x1, width - 1), min(y1, height - 1), min(x2, width), min(y2, height)
-        return box_to_cells(box, (width, height), grid)
+        return box_to_cells(box, (width, height), grid, partial)
+
+    def _query_logits(self, photo: np.ndarray, box, cam_maps) -> np.ndarray:
+        """(1, C) of the query region; see `Protocol.query_classes`."""
+        if self.conf.query_classes != "same pass":
+            return self.network.maps(self._crop(photo, box), self.layer)["logits"]
+        _, rows, columns, _ = cam_maps.shape
+        size = photo.shape[1], photo.shape[0]
+        x1, y1, x2, y2 = self.query_cells(box, size, (columns, rows))
+        mean = cam_maps[:, y1:y2, x1:x2].mean(axis=(1, 2))
+        return mean @ self.network.class_weights + self.network.class_bias
 
     def _crop(self, photo: np.ndarray, box) -> np.ndarray:
-        """(1, h, w, 3) query region at the scale of the resized photo."""
+        """(1, h, w, 3) query region at the scale of the resized photo, or its own."""
         height, width = photo.shape[:2]
-        target = ResizePolicy.parse(self.conf.resize).target_size(width, height)
         crop = crop_image(photo, box)
+        if self.conf.query_classes == "native crop":
+            native = [max(32, side // 16 * 16) for side in crop.shape[1::-1]]
+            return cv2.resize(crop, native, interpolation=cv2.INTER_AREA)[None]
+        target = ResizePolicy.parse(self.conf.resize).target_size(width, height)
         scaled = (
             max(32, round(crop.shape[1] * target[0] / width / 16) * 16),
             max(32, round(crop.shape[0] * target[1] / height / 16) * 16),
         )
         return cv2.resize(crop, scaled, interpolation=cv2.INTER_AREA)[None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One block of a store, as work that any process can do.
+
+    Attributes:
+        store: absolute path of the store, which exists.
+        number: the block.
+        photos: absolute paths of its photos, in order.
+        recipe: see `CamNetwork.recipe`; None in the process that has the network.
+    """
+
+    store: Path
+    number: int
+    photos: tuple[Path, ...]
+    recipe: tuple | None = None
 
 
 def extract(
@@ -242,6 +310,7 @@ def extract(
     batch: int | None = None,
     block: int = 32,
     on_block: Callable[[int], None] | None = None,
+    executor: Executor | None = None,
 ) -> Store:
     """Describe every photo of a data set; goes on where an earlier run stopped.
 
@@ -250,9 +319,14 @@ def extract(
         network: the CAM network.
         path: the store's folder.
         conf: what to extract.
-        batch: photos of one size in a forward pass; 1 on CPU and 16 on a GPU if None.
-        block: photos a shard, the unit of writing and of resume.
+        batch: photos of one size in a forward pass; if None that of the store where one
+            is there, or else 1 on CPU and 16 on a GPU. It moves the last bits, so it
+            belongs to the store's configuration.
+        block: photos a shard, the unit of work, of writing and of resume.
         on_block: called with the number of each block after it is on disk.
+        executor: where the shards are computed, for example a process pool or Dask's
+            `Client.get_executor`; its machines see the photos and the store under the
+            same paths. This process if None.
 
     Returns:
         The complete store, images in the order of `dataset.images`.
@@ -261,15 +335,25 @@ def extract(
         StoreMismatchError: if the store there is of another configuration or of other
             images.
         ImageError: if a photo cannot be decoded; blocks that are complete stay.
+        ValueError: if there is an executor and the network has no `recipe`.
     """
+    if executor is not None and network.recipe is None:
+        raise ValueError(
+            f"{network.name} cannot be made again in another process: load it with "
+            "`networks.load`, or set its `recipe`."
+        )
     conf = conf or ExtractionConf()
+    path = Path(path).absolute()
     describer = Describer(network, conf)
     policy = ResizePolicy.parse(conf.resize)
-    sizes = [policy.target_size(*image_size(dataset.path(n))) for n in dataset.images]
+    sizes = {policy.target_size(*image_size(dataset.path(n))) for n in dataset.images}
     hashes = dataset.hashes()
     store = Store.create(
         path,
-        _config(describer, dataset, queries=False),
+        {
+            **_config(describer, dataset, queries=False),
+            "batch": batch or _usual_batch(path),
+        },
         {name: hashes[name] for name in dataset.images},
         _array_specs(describer, _most_regions({describer.grid(s) for s in sizes})),
         block,
@@ -278,46 +362,111 @@ def extract(
     if not missing:
         tqdm.write(f"{path}: complete, {len(store)} photos; extraction skipped.")
         return store
-    stretched = {q.image for q in dataset.queries if conf.stretch_query_images}
-    batch = batch or (16 if compile_options()["jit_compile"] else 1)
+    photos = [dataset.path(name).absolute() for name in dataset.images]
+    shards = [
+        Shard(path, n, tuple(photos[i] for i in store.blocks[n]), network.recipe)
+        for n in missing
+    ]
+    done = len(store) - sum(len(shard.photos) for shard in shards)
+    with tqdm(total=len(store), initial=done, desc=f"extract {dataset.name}") as bar:
+        if executor is None:
+            _extract_here(describer, store, shards, bar.update, on_block)
+        else:
+            _extract_there(executor, shards, bar.update, on_block)
+    return store
 
-    def load(index: int) -> np.ndarray:
-        photo = read_image(dataset.path(dataset.images[index]))
-        if dataset.images[index] in stretched:
+
+def extract_shard(shard: Shard) -> int:
+    """Compute and write one block, in whatever process this is.
+
+    The network is made once a process and kept.
+
+    Returns:
+        The block's number.
+
+    Raises:
+        StoreMismatchError: if the network has other weights here.
+        ImageError: if a photo cannot be decoded.
+    """
+    store = Store.open(shard.store)
+    names = [field.name for field in fields(ExtractionConf)]
+    conf = ExtractionConf(**{name: store.config[name] for name in names})
+    describer = _describer(shard.recipe, conf)
+    here, there = describer.network.weights_sha256, store.config["weights_sha256"]
+    if here != there:
+        raise StoreMismatchError(
+            f"{shard.store} was begun with weights {there}; this machine loads {here}. "
+            "Give every machine the same weight file."
+        )
+    _extract_here(describer, store, [shard])
+    return shard.number
+
+
+@lru_cache(maxsize=1)
+def _describer(recipe: tuple, conf: ExtractionConf) -> Describer:
+    make, arguments = recipe
+    return Describer(make(*arguments), conf)
+
+
+def _extract_there(executor: Executor, shards: Sequence[Shard], update, on_block):
+    """Hand every shard to an executor; the first error cancels what has not begun."""
+    futures = {executor.submit(extract_shard, shard): shard for shard in shards}
+    try:
+        for future in as_completed(futures):
+            number = future.result()
+            update(len(futures[future].photos))
+            if on_block:
+                on_block(number)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _extract_here(
+    describer: Describer,
+    store: Store,
+    shards: Sequence[Shard],
+    update: Callable[[int], Any] = lambda photos: None,
+    on_block: Callable[[int], None] | None = None,
+) -> None:
+    """Compute and write blocks; decoding and writing go on beside the network."""
+    policy = ResizePolicy.parse(describer.conf.resize)
+    stretched = set(store.config.get("stretched", ()))
+    batch = store.config["batch"]
+
+    def load(item: tuple[Shard, int]) -> np.ndarray:
+        shard, position = item
+        photo = read_image(shard.photos[position])
+        if store.names[store.blocks[shard.number][position]] in stretched:
             photo = _stretch_contrast(photo)
         return resize_image(photo, policy)
 
-    plan = [(n, part) for n in missing for part in _batches(store, n, sizes, batch)]
-    done = len(store) - sum(len(store.blocks[n]) for n in missing)
-    with (
-        ThreadPoolExecutor(DECODERS) as decoders,
-        ThreadPoolExecutor(1) as writer,
-        tqdm(total=len(store), initial=done, desc=f"extract {dataset.name}") as bar,
-    ):
-        photos = _ahead(
-            decoders, load, [i for _, part in plan for i in part], 4 + batch
-        )
+    plan, items = tee(
+        (shard, part, left)
+        for shard in shards
+        for part, left in _batches(shard, policy, batch)
+    )
+    with ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(1) as writer:
+        each = ((shard, i) for shard, part, _ in items for i in part)
+        photos = _ahead(decoders, load, each, 4 + batch)
         writing, values = None, {}
-        for position, (number, part) in enumerate(plan):
+        for shard, part, left in plan:
             images = [next(photos) for _ in part]
             # A short last batch is filled up: another batch size would be compiled.
             images += images[-1:] * (batch - len(part))
-            described = _finish(describer(np.stack(images)), store)
-            for name, array in described.items():
-                values.setdefault(name, {}).update(zip(part, array, strict=False))
-            bar.update(len(part))
-            if position + 1 == len(plan) or plan[position + 1][0] != number:
+            for name, array in _finish(describer(np.stack(images)), store).items():
+                if name not in values:
+                    shape = (len(shard.photos), *array.shape[1:])
+                    values[name] = np.empty(shape, array.dtype)
+                values[name][part] = array[: len(part)]
+            update(len(part))
+            if not left:
                 if writing is not None:
                     writing.result()
-                ordered = {
-                    name: np.stack([rows[i] for i in store.blocks[number]])
-                    for name, rows in values.items()
-                }
-                writing = writer.submit(_write, store, number, ordered, on_block)
+                writing = writer.submit(_write, store, shard.number, values, on_block)
                 values = {}
         if writing is not None:
             writing.result()
-    return store
 
 
 def extract_queries(
@@ -344,8 +493,8 @@ def extract_queries(
         raise ValueError(
             f"{dataset.name} has no queries: there is nothing to describe."
         )
-    fields = {**asdict(conf or ExtractionConf()), "classes": None}
-    describer = Describer(network, ExtractionConf(**fields))
+    conf = replace(conf or ExtractionConf(), classes=None)
+    describer = Describer(network, conf)
     hashes = dataset.hashes()
     grids = {_query_grid(describer, dataset, query) for query in dataset.queries}
     store = Store.create(
@@ -428,49 +577,58 @@ class ImageMaps:
         self._dataset = dataset
         self._policy = ResizePolicy.parse(conf.resize)
         self._limit = cache_bytes
-        self._kept: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        # By the name, and whether it is a square that stands upright.
+        self._kept: OrderedDict[tuple[str, bool], tuple] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def __call__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, name: str, squares_upright: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Maps of one photo.
 
         Args:
             name: an image of the data set.
+            squares_upright: see `Protocol.rerank_squares_upright`.
 
         Returns:
-            `features` (H, W, K) and `cam_maps` (h, w, M), float16.
+            `features` (H, W, K) and `cam_maps` (h, w, M), float16, or float32 where
+            that would overflow.
         """
-        return next(self.many([name]))
+        return next(self.many([name], squares_upright))
 
-    def many(self, names: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def many(
+        self, names: Iterable[str], squares_upright: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Maps of several photos in order; later ones are decoded meanwhile."""
-        names = list(names)
-        todo = list(dict.fromkeys(n for n in names if n not in self._kept))
+        photos = [(name, squares_upright and self._is_square(name)) for name in names]
+        todo = list(dict.fromkeys(n for n in photos if n not in self._kept))
         with ThreadPoolExecutor(DECODERS) as decoders:
-            photos = _ahead(decoders, self._load, todo, 4)
+            decoded = _ahead(decoders, self._load, todo, 4)
             ready = dict.fromkeys(todo)
-            for name in names:
-                if name in ready:
-                    del ready[name]
-                    yield self._compute(name, next(photos))
-                elif name in self._kept:
-                    self._kept.move_to_end(name)
-                    yield self._kept[name]
+            for key in photos:
+                if key in ready:
+                    del ready[key]
+                    yield self._compute(key, next(decoded))
+                elif key in self._kept:
+                    self._kept.move_to_end(key)
+                    yield self._kept[key]
                 else:  # pushed out of the cache meanwhile
-                    yield self._compute(name, self._load(name))
+                    yield self._compute(key, self._load(key))
 
-    def _load(self, name: str) -> np.ndarray:
-        return resize_image(read_image(self._dataset.path(name)), self._policy)
+    def _is_square(self, name: str) -> bool:
+        width, height = image_size(self._dataset.path(name))
+        return width == height
 
-    def _compute(self, name: str, photo: np.ndarray):
+    def _load(self, key: tuple[str, bool]) -> np.ndarray:
+        name, upright = key
+        return resize_image(read_image(self._dataset.path(name)), self._policy, upright)
+
+    def _compute(self, key: tuple[str, bool], photo: np.ndarray):
         maps = self.network.maps(photo[None], self.layer)
-        entry = (
-            maps["features"][0].astype(np.float16),
-            maps["cam_maps"][0].astype(np.float16),
-        )
+        entry = _half(maps["features"][0]), _half(maps["cam_maps"][0])
         with self._lock:
-            self._kept[name] = entry
+            self._kept[key] = entry
             self._bytes += sum(array.nbytes for array in entry)
             while self._bytes > self._limit and len(self._kept) > 1:
                 _, old = self._kept.popitem(last=False)
@@ -487,7 +645,7 @@ def store_path(
     """Folder of a data set's stores: readable, and apart where settings differ.
 
     Returns:
-        cache_dir / data set / settings; `database` and `queries` go below it.
+        cache_dir / data set / settings; `database` and `query_folder` go below it.
     """
     parts = [network.name.replace(":", "-"), conf.layer or network.default_layer]
     parts += [conf.resize.replace(":", "")]
@@ -497,15 +655,43 @@ def store_path(
         parts.append(f"top{conf.classes}")
     if conf.power != 1.0:
         parts.append(f"power{conf.power:g}")
-    usual = ExtractionConf()
-    for flag in ("flip_negative_cams", "stretch_query_images", "scale_query_box"):
-        if getattr(conf, flag) != getattr(usual, flag):
-            parts.append(flag if getattr(conf, flag) else f"no_{flag}")
+    if conf.dtype != "float16":
+        parts.append(conf.dtype)
+    conf = _what_matters(conf, dataset, queries=False)
+    parts += _unusual(conf, ("flip_negative_cams", *DATABASE_FLAGS))
     return Path(cache_dir) / dataset.name / "-".join(parts)
 
 
+def query_folder(conf: ExtractionConf) -> str:
+    """Name of the store of query regions, which have flags of their own."""
+    return "-".join(["queries", *_unusual(conf, QUERY_FLAGS)])
+
+
+def _unusual(conf: ExtractionConf, flags: Iterable[str]) -> list[str]:
+    """The flags that differ from the default, fit for a file name."""
+    usual, names = ExtractionConf(), []
+    for flag in flags:
+        value = getattr(conf, flag)
+        if value != getattr(usual, flag):
+            name = {True: flag, False: f"no_{flag}"}.get(value, f"{flag}_{value}")
+            names.append(name.replace(" ", "_"))
+    return names
+
+
+def _what_matters(
+    conf: ExtractionConf, dataset: Dataset, queries: bool
+) -> ExtractionConf:
+    """The configuration with flags that a store does not depend on at their default."""
+    idle = DATABASE_FLAGS if queries else QUERY_FLAGS
+    if not dataset.queries:  # no photo of theirs is there
+        idle += DATABASE_FLAGS
+    usual = ExtractionConf()
+    return replace(conf, **{flag: getattr(usual, flag) for flag in idle})
+
+
 def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, Any]:
-    network, conf = describer.network, describer.conf
+    network = describer.network
+    conf = _what_matters(describer.conf, dataset, queries)
     # Which photos are stretched depends on the queries, not on the photos.
     stretched = (
         {"stretched": sorted({q.image for q in dataset.queries})}
@@ -531,17 +717,15 @@ def _most_regions(grids: Iterable[tuple[int, int]]) -> int:
 def _array_specs(describer: Describer, regions: int) -> dict[str, ArraySpec]:
     """Arrays of a store; `class_vectors`, the largest, is written last."""
     classes, channels = len(describer.network.class_names), describer.channels
-    kept = describer.conf.classes or classes
+    kept, dtype = describer.conf.classes or classes, describer.conf.dtype
     top = describer.conf.classes or min(classes, MOST_TOP_CLASSES)
     return {
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),
         "empty_cams": ArraySpec((), "int32"),
-        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), "float16"),
-        "regions": ArraySpec(
-            (len(pooling.REGION_POOLINGS), regions, channels), "float16"
-        ),
-        "class_vectors": ArraySpec((kept, channels), "float16", by_row=True),
+        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), dtype),
+        "regions": ArraySpec((len(pooling.REGION_POOLINGS), regions, channels), dtype),
+        "class_vectors": ArraySpec((kept, channels), dtype, by_row=True),
     }
 
 
@@ -557,8 +741,6 @@ def _finish(described: dict, store: Store) -> dict[str, np.ndarray]:
     arrays["regions"] = np.pad(
         arrays["regions"], ((0, 0), (0, 0), (0, padding), (0, 0))
     )
-    # The graph's float32 class vectors of a block would need twice the memory.
-    arrays["class_vectors"] = arrays["class_vectors"].astype(np.float16)
     return arrays
 
 
@@ -574,20 +756,44 @@ def _query_grid(describer: Describer, dataset: Dataset, query: Query):
     return y2 - y1, x2 - x1
 
 
+def _half(maps: np.ndarray) -> np.ndarray:
+    """Half the memory, where the values fit: those of random ResNets do not."""
+    fits = np.abs(maps).max() <= np.finfo(np.float16).max
+    return maps.astype(np.float16) if fits else maps
+
+
 def _write(store, number, values, on_block) -> None:
     store.write_block(number, values)
     if on_block:
         on_block(number)
 
 
-def _batches(store: Store, number: int, sizes: Sequence, batch: int):
-    """Indices of a block's images, grouped by size, at most `batch` together."""
+def _batches(
+    shard: Shard, policy: ResizePolicy, batch: int
+) -> Iterator[tuple[list[int], int]]:
+    """Positions of a shard's photos, grouped by size, at most `batch` together.
+
+    Yields:
+        Positions, and how many photos of the shard come later.
+    """
     groups: dict[tuple[int, int], list[int]] = {}
-    for index in store.blocks[number]:
-        groups.setdefault(sizes[index], []).append(index)
+    for position, photo in enumerate(shard.photos):
+        groups.setdefault(policy.target_size(*image_size(photo)), []).append(position)
+    left = len(shard.photos)
     for group in groups.values():
         for start in range(0, len(group), batch):
-            yield group[start : start + batch]
+            part = group[start : start + batch]
+            left -= len(part)
+            yield part, left
+
+
+def _usual_batch(path: Path) -> int:
+    """That of the store which is there, or else what suits this machine."""
+    if (path / CONFIG_FILE).exists() and (
+        known := Store.open(path).config.get("batch")
+    ):
+        return known
+    return 16 if compile_options()["jit_compile"] else 1
 
 
 def _ahead(executor: Executor, function, items: Iterable, depth: int) -> Iterator:

@@ -175,13 +175,22 @@ class ResizePolicy:
             return "x".join(str(side) for side in self.sides)
         return f"{self.mode}:{self.sides[0]}"
 
-    def target_size(self, width: int, height: int) -> Size:
-        """(width, height) that an image of this size is brought to."""
+    def target_size(
+        self, width: int, height: int, squares_upright: bool = False
+    ) -> Size:
+        """(width, height) that an image of this size is brought to.
+
+        Args:
+            width: of the image.
+            height: of the image.
+            squares_upright: see `Protocol.rerank_squares_upright`.
+        """
         if width < 1 or height < 1:
             raise ValueError(f"An image has at least 1x1 pixels; got {width}x{height}.")
         if self.mode == "fixed":
             longer, shorter = self.sides
-            return (longer, shorter) if height <= width else (shorter, longer)
+            upright = height > width or (squares_upright and height == width)
+            return (shorter, longer) if upright else (longer, shorter)
         scale = 1.0
         if self.mode == "shorter":
             scale = self.sides[0] / min(width, height)
@@ -190,18 +199,21 @@ class ResizePolicy:
         return _round_side(width * scale), _round_side(height * scale)
 
 
-def resize_image(image: np.ndarray, policy: ResizePolicy) -> np.ndarray:
+def resize_image(
+    image: np.ndarray, policy: ResizePolicy, squares_upright: bool = False
+) -> np.ndarray:
     """Bring an image to the size that `policy` gives.
 
     Args:
         image: (H, W, 3) uint8.
         policy: the target size.
+        squares_upright: see `ResizePolicy.target_size`.
 
     Returns:
         (H', W', 3) uint8; averaged over areas when shrinking, bilinear when enlarging.
     """
     height, width = image.shape[:2]
-    target = policy.target_size(width, height)
+    target = policy.target_size(width, height, squares_upright)
     if target == (width, height):
         return image
     shrinks = target[0] * target[1] < width * height
@@ -245,25 +257,28 @@ def check_box(box: Box, image_size: Size) -> Box:
     return x1, y1, x2, y2
 
 
-def box_to_cells(box: Box, image_size: Size, grid_size: Size) -> Cells:
+def box_to_cells(
+    box: Box, image_size: Size, grid_size: Size, partial: bool = True
+) -> Cells:
     """Cells of the feature grid that a box touches, rounded outwards.
 
     The grid is taken to span the whole image evenly. So the answer depends neither on
     the resize policy nor on the stride: pixels of the original image map to cells in
-    one step. (Deviation: the authors' code divides original pixels by the stride and
-    drops partly covered cells.)
+    one step. (Deviation: the authors' code does not; see `Protocol.scale_query_box` and
+    `keep_partial_cells`.)
 
     Args:
         box: (x1, y1, x2, y2) in original pixels; see `check_box`.
         image_size: (width, height) of the ORIGINAL image.
         grid_size: (width, height) of the feature grid.
+        partial: False drops the last row and column if they are covered in part.
 
     Returns:
         (x1, y1, x2, y2) in cells, exclusive end; never empty, never outside the grid.
     """
     x1, y1, x2, y2 = check_box(box, image_size)
-    left, right = _span(x1, x2, image_size[0], grid_size[0])
-    top, bottom = _span(y1, y2, image_size[1], grid_size[1])
+    left, right = _span(x1, x2, image_size[0], grid_size[0], partial)
+    top, bottom = _span(y1, y2, image_size[1], grid_size[1], partial)
     return left, top, right, bottom
 
 
@@ -304,9 +319,13 @@ def crop_image(image: np.ndarray, box: Box) -> np.ndarray:
     return image[y1:y2, x1:x2]
 
 
-def _span(start: float, end: float, pixels: int, cells: int) -> tuple[int, int]:
+def _span(
+    start: float, end: float, pixels: int, cells: int, partial: bool
+) -> tuple[int, int]:
     first = math.floor(start * cells / pixels + _CELL_EPSILON)
-    last = math.ceil(end * cells / pixels - _CELL_EPSILON)
+    last = math.floor(end * cells / pixels + _CELL_EPSILON)
+    if partial:
+        last = math.ceil(end * cells / pixels - _CELL_EPSILON)
     first = min(max(first, 0), cells - 1)
     return first, min(max(last, first + 1), cells)
 
@@ -326,7 +345,9 @@ def _read_header(path: str | Path) -> tuple[Size, int]:
     """(width, height) as stored, and the EXIF orientation 1..8 (1 = upright)."""
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            # The method of PNG files decodes all pixels, to find a tag behind them;
+            # the standard has it before them.
+            orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
             return image.size, orientation if orientation in range(1, 9) else 1
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file.") from error

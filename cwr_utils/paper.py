@@ -297,7 +297,7 @@ def _is_same_method(row: Mapping, mine: Mapping) -> bool:
         and (row["dimensions"] > 0) == (mine["dimensions"] > 0)
         and row["rerank"] == mine["rerank"]
         and row["query_expansion"] == mine["query_expansion"]
-        and (not other_network or row["network"] == mine["network"])
+        and (not other_network or row["network"] == _family(mine["network"]))
     )
 
 
@@ -315,9 +315,10 @@ def differences(row: Mapping, mine: Mapping) -> list[str]:
     by_class = pd.notna(row["num_classes"])
     dataset = mine["dataset"]
     images, queries, whitening = DATASETS.get(dataset, ((), 0, ""))
-    layer = LAYERS.get(mine["network"])
+    network = _family(mine["network"])
+    layer = LAYERS.get(network)
     pairs = [
-        (row["network"] != mine["network"], f"network {mine['network']}"),
+        (row["network"] != network, f"network {mine['network']}"),
         (is_random(mine["weights_sha256"]), "random weights"),
         (layer and mine["layer"] != layer, f"layer {mine['layer']}, not {layer}"),
     ]
@@ -365,6 +366,11 @@ def _whitening_pairs(mine: Mapping, source: str, by_class: bool) -> list:
         # An empty class vector is left out of the fit, so some may be missing.
         (not other and vectors < 0.95 * full, few),
     ]
+
+
+def _family(network: str) -> str:
+    """A network without what a protocol adds to its name (`networks.under`)."""
+    return network.split(":swapped-mean")[0]
 
 
 def is_random(weights_sha256: str) -> bool:

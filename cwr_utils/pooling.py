@@ -55,7 +55,8 @@ def normalize_cams(cams, flip_negative: bool = False):
     """
     peak = ops.max(cams, axis=(-3, -2), keepdims=True)
     usable = peak != 0 if flip_negative else peak > 0
-    scaled = cams / ops.where(usable, peak, ops.ones_like(peak))
+    # An operator between a NumPy array and a tensor fails on some backends.
+    scaled = ops.divide(cams, ops.where(usable, peak, ops.ones_like(peak)))
     return ops.where(usable, ops.maximum(scaled, 0), ops.zeros_like(cams))
 
 
@@ -123,7 +124,7 @@ def class_vectors(features, cams, masks=None, power: float = 1.0):
     """
     height, width, channels = check_shape(features, "... H W K", "features")
     rows, columns, classes = check_shape(cams, "... h w C", "cams")
-    powered = features if power == 1.0 else features**power
+    powered = _power(features, power)
     lead = _lead(features, 3)
     if masks is None:
         powered = _to_coarser_grid(powered, (rows, columns))
@@ -140,7 +141,7 @@ def class_vectors(features, cams, masks=None, power: float = 1.0):
             ops.matmul(left, right), (*lead, regions, classes, channels)
         )
     if power != 1.0:
-        pooled = ops.maximum(pooled, 0) ** (1.0 / power)
+        pooled = _power(ops.maximum(pooled, 0), 1.0 / power)
     return pooled * ops.expand_dims(channel_weights(features, masks), -2)
 
 
@@ -185,12 +186,12 @@ def gem_pool(features, masks=None, power: float = GEM_POWER):
     Returns:
         (..., K) or (..., R, K).
     """
-    sums = _sum_cells(ops.maximum(features, 0) ** power, masks)
+    sums = _sum_cells(_power(ops.maximum(features, 0), power), masks)
     if masks is None:
         cells = features.shape[-3] * features.shape[-2]
     else:
         cells = ops.maximum(ops.sum(masks, axis=(-2, -1)), 1)[..., None]
-    return (sums / cells) ** (1.0 / power)
+    return _power(sums / cells, 1.0 / power)
 
 
 def crow_pool(features, masks=None):
@@ -208,7 +209,7 @@ def crow_pool(features, masks=None):
     """
     saliency = ops.maximum(ops.sum(features, axis=-1), 0)  # (..., H, W)
     if masks is not None:
-        saliency = ops.expand_dims(saliency, -3) * masks
+        saliency = ops.multiply(ops.expand_dims(saliency, -3), masks)
     norm = ops.sqrt(ops.sum(saliency**2, axis=(-2, -1), keepdims=True))
     spatial = ops.sqrt(saliency / ops.where(norm > 0, norm, 1.0))
     subscripts = "...rhw,...hwk->...rk" if masks is not None else "...hw,...hwk->...k"
@@ -299,14 +300,19 @@ def describe(features, cams, *, box=None, power: float = 1.0) -> dict:
         crow_pool(features),
     ]
     boxes = rmac_regions(height, width)
+    # Regions overlap: a product with their masks raises each cell to its power once.
+    masks = np.zeros((len(boxes), height, width), np.float32)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        mask[y1:y2, x1:x2] = 1
+    masks = ops.convert_to_tensor(masks)
     vectors = {
         "class_vectors": class_vectors(features, cams, power=power),
         "globals": ops.stack(pooled, axis=-2),
         "regions": ops.stack(
             [
                 pool_regions(features, boxes, max_pool),
-                pool_regions(features, boxes, gem_pool),
-                pool_regions(features, boxes, lambda x: gem_pool(x, power=power)),
+                gem_pool(features, masks),
+                gem_pool(features, masks, power),
             ],
             axis=-3,
         ),
@@ -320,6 +326,17 @@ def _lead(array, axes: int) -> tuple:
     """Leading axes for a reshape, with the batch axis left open."""
     lead = array.shape[: len(array.shape) - axes]
     return (-1,) if len(lead) == 1 else tuple(lead)
+
+
+def _power(values, exponent: float):
+    """``values ** exponent``; the usual exponents without the slow general power."""
+    if exponent == 1.0:
+        return values
+    if exponent == 0.5:
+        return ops.sqrt(values)
+    if exponent in (2.0, 3.0):
+        return values * values if exponent == 2.0 else values * values * values
+    return values**exponent
 
 
 def _sum_cells(values, masks):

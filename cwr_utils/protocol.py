@@ -1,10 +1,44 @@
 """Where the authors' code, the paper and plain correctness differ: one flag each.
 
-Two differences are parameters of their own: the resize policy ("1024x720" in the
-authors' code, "shorter:720" in the paper) and the pooled layer.
+`table` gives it as rows. "E3" ... are the points where the code, read line by line
+beside the paper, was found to disagree with it or with itself.
+
+    point  flag                      corrected        paper            authors_code
+    E5     mean_order                bgr              bgr              swapped
+    E3     resize                    shorter:720      shorter:720      1024x720
+    E4     stretch_query_images      False            False            True
+    E7     flip_negative_cams        False            False            True
+    E8     query_classes             scaled crop      same pass        native crop
+    E9     scale_query_box           True             True             False
+    E9     keep_partial_cells        True             True             False
+    E12    repeat_previous_class     False            False            True
+    E14    query_replaces_own_row    False            False            True
+    E15    expand_with_query         True             False            False
+    E16    rerank_thresholds         1 10 20 30 40 %  1 10 20 30 40 %  1 10 20 30 %
+    E16    rerank_largest            cells            cells            contour
+    E16    rerank_fallback           True             False            False
+    E3     rerank_squares_upright    False            False            True
+    E17    rerank_moves_index        no               query            run
+
+Where the paper is silent, its preset does what is correct. Not flags: the pooled layer
+(a parameter of its own); what the authors' code does with values that are not finite
+(they are zeros here, or E12); the order of equal scores, of which nothing is known
+(here that of the database); the interpolation of the resize (areas here, bilinear
+there).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+# What has to be computed anew under another value of a flag.
+STAGES = ("network", "database", "queries", "search")
+
+
+def _flag(default: Any, point: str, stage: str, *values: Any) -> Any:
+    """A field with its point of disagreement, stage and, for a text, all values."""
+    facts = {"point": point, "stage": stage, "values": values}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -13,56 +47,106 @@ class Protocol:
 
     Attributes:
         name: the preset's name.
-        flip_negative_cams: divide an all-negative CAM by its (negative) maximum, which
-            turns it upside down, instead of setting it to zero.
-        scale_query_box: map the query box from the photo to the resized image before
-            it is laid on the feature grid; False takes its pixels as they are.
+        mean_order: "bgr": each channel loses its own mean; "swapped": blue loses red's
+            and red blue's. Of VGG-16-CAM alone.
+        resize: size of the network's input, where a run names none: see
+            `images.ResizePolicy`.
         stretch_query_images: min-max stretch the contrast of a query's photo when it
             is indexed (a side effect of reading it as float32).
-        rerank_thresholds: shares of the mean CAM's maximum at which boxes are drawn.
-        rerank_fallback: the whole photo is one of its regions, so that a photo without
-            a box that is large enough is not thrown to the end.
-        expand_with_query: the query's own descriptor is one of those averaged in query
-            expansion; False averages database images only.
+        flip_negative_cams: divide an all-negative CAM by its (negative) maximum, which
+            turns it upside down, instead of setting it to zero.
+        query_classes: where a query's classes come from. "scaled crop": a pass over
+            its box, scaled like the photo; "native crop": the box at the size it has
+            in the photo, cut to multiples of 16; "same pass": the CAM maps of the full
+            photo, averaged inside the box.
+        scale_query_box: map the query box from the photo to the resized image before
+            it is laid on the feature grid; False takes its pixels as they are.
+        keep_partial_cells: a box has all cells that it touches; False drops the last
+            row and column where they are covered in part.
+        repeat_previous_class: a class without any positive cell is described by the
+            class before it instead of by nothing.
         query_replaces_own_row: before the search the query's descriptor replaces that
             of its own photo, which then always comes first.
+        expand_with_query: the query's own descriptor is one of those averaged in query
+            expansion; False averages database images only.
+        rerank_thresholds: shares of the mean CAM's maximum at which boxes are drawn.
+        rerank_largest: the largest element has the most "cells", or the largest area
+            inside its "contour", which counts holes and is zero for thin shapes.
+        rerank_fallback: the whole photo is one of its regions, so that a photo without
+            a box that is large enough is not thrown to the end.
+        rerank_squares_upright: when re-ranked, a square photo becomes a portrait under
+            a fixed size, where it was a landscape before.
         rerank_moves_index: "no": query expansion sums and searches the images' own
             descriptors; "query": those of the best regions take their place for the
             images that were re-ranked; "run": and stay there for all later queries
-            (offline aggregation only, where all queries share one index).
+            (offline and theme aggregation only, where all queries share one index).
     """
 
     name: str
-    flip_negative_cams: bool = False
-    scale_query_box: bool = True
-    stretch_query_images: bool = False
-    rerank_thresholds: tuple[float, ...] = (0.01, 0.1, 0.2, 0.3, 0.4)
-    rerank_fallback: bool = True
-    expand_with_query: bool = True
-    query_replaces_own_row: bool = False
-    rerank_moves_index: str = "no"
+    mean_order: str = _flag("bgr", "E5", "network", "bgr", "swapped")
+    resize: str = _flag("shorter:720", "E3", "database")
+    stretch_query_images: bool = _flag(False, "E4", "database")
+    flip_negative_cams: bool = _flag(False, "E7", "database")
+    query_classes: str = _flag(
+        "scaled crop", "E8", "queries", "scaled crop", "same pass", "native crop"
+    )
+    scale_query_box: bool = _flag(True, "E9", "queries")
+    keep_partial_cells: bool = _flag(True, "E9", "queries")
+    repeat_previous_class: bool = _flag(False, "E12", "search")
+    query_replaces_own_row: bool = _flag(False, "E14", "search")
+    expand_with_query: bool = _flag(True, "E15", "search")
+    rerank_thresholds: tuple[float, ...] = _flag(
+        (0.01, 0.1, 0.2, 0.3, 0.4), "E16", "search"
+    )
+    rerank_largest: str = _flag("cells", "E16", "search", "cells", "contour")
+    rerank_fallback: bool = _flag(True, "E16", "search")
+    rerank_squares_upright: bool = _flag(False, "E3", "search")
+    rerank_moves_index: str = _flag("no", "E17", "search", "no", "query", "run")
+
+    def __post_init__(self) -> None:
+        """Check the flags that are one of several texts.
+
+        Raises:
+            ValueError: if one has an unknown value.
+        """
+        for flag in fields(self):
+            allowed, value = flag.metadata.get("values"), getattr(self, flag.name)
+            if allowed and value not in allowed:
+                raise ValueError(
+                    f"`{flag.name}` must be one of {', '.join(allowed)}; got {value!r}."
+                )
 
 
 PRESETS = {
     "corrected": Protocol("corrected"),
     "paper": Protocol(
         "paper",
+        query_classes="same pass",
         rerank_fallback=False,
         expand_with_query=False,
         rerank_moves_index="query",
     ),
     "authors_code": Protocol(
         "authors_code",
-        flip_negative_cams=True,
-        scale_query_box=False,
+        mean_order="swapped",
+        resize="1024x720",
         stretch_query_images=True,
-        rerank_thresholds=(0.01, 0.1, 0.2, 0.3),
-        rerank_fallback=False,
-        expand_with_query=False,
+        flip_negative_cams=True,
+        query_classes="native crop",
+        scale_query_box=False,
+        keep_partial_cells=False,
+        repeat_previous_class=True,
         query_replaces_own_row=True,
+        expand_with_query=False,
+        rerank_thresholds=(0.01, 0.1, 0.2, 0.3),
+        rerank_largest="contour",
+        rerank_fallback=False,
+        rerank_squares_upright=True,
         rerank_moves_index="run",
     ),
 }
+# Flag -> its point of disagreement, its stage and its values.
+FLAGS = {flag.name: flag.metadata for flag in fields(Protocol) if flag.metadata}
 
 
 def get(name: str) -> Protocol:
@@ -74,3 +158,37 @@ def get(name: str) -> Protocol:
     if name not in PRESETS:
         raise ValueError(f"`protocol` must be one of {sorted(PRESETS)}; got {name!r}.")
     return PRESETS[name]
+
+
+def table() -> list[dict[str, str]]:
+    """One row a flag: its point, its name and its value in each preset, as texts."""
+    return [
+        {"point": facts["point"], "flag": flag}
+        | {name: text(getattr(preset, flag)) for name, preset in PRESETS.items()}
+        for flag, facts in FLAGS.items()
+    ]
+
+
+def text(value: Any) -> str:
+    """A flag's value as tables show it."""
+    if isinstance(value, tuple):
+        return " ".join(f"{100 * share:g}" for share in value) + " %"
+    return str(value)
+
+
+def variants(base: Protocol = PRESETS["corrected"]) -> Iterator[tuple[str, Protocol]]:
+    """Switch one flag at a time, the others as they are.
+
+    Args:
+        base: where from.
+
+    Yields:
+        Each flag, and `base` with the authors' value of it; with the corrected one
+        where `base` has the authors' already.
+    """
+    code, corrected = PRESETS["authors_code"], PRESETS["corrected"]
+    for flag in FLAGS:
+        value = getattr(code, flag)
+        if getattr(base, flag) == value:
+            value = getattr(corrected, flag)
+        yield flag, replace(base, name=f"{base.name}, {flag}", **{flag: value})

@@ -112,7 +112,7 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
 
     Args:
         chosen: from `plan`.
-        jobs: cells at a time; None leaves it to `sweeps.run_sweep`.
+        jobs: cells at a time, where the sweep's file does not say how many.
 
     Returns:
         One text a failed cell.
@@ -125,7 +125,8 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
         failures += sweeps.run_sweep(
             file,
             chosen.parameters,
-            jobs=jobs,
+            # A file that says how many has a reason: Table 1b measures time.
+            jobs=sweeps.Sweep.read(file).jobs or jobs,
             results=results / name,
             figures=figures / name,
         )
@@ -139,7 +140,7 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
     runs.run_notebook("05_paper_figures", parameters, results / "executed")
     compared = runs.read_table(results / "comparison.csv")
     print(paper.summary(compared).to_string(index=False))
-    print(f"tables: {results}   figures: {figures}")
+    print(f"tables: {os.path.relpath(results)}   figures: {os.path.relpath(figures)}")
     return failures
 
 

@@ -5,21 +5,26 @@ around the largest connected element of their mean CAM, at several thresholds. E
 is described by the query's classes; the best one is the photo's new score.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from cwr_utils import pooling
+from cwr_utils.aggregation import repeat_previous
 from cwr_utils.arrays import check_shape, l2_normalize
-from cwr_utils.backend import ops
+from cwr_utils.backend import keras, ops
+from cwr_utils.networks import compile_options
 from cwr_utils.protocol import PRESETS, Protocol
 from cwr_utils.whitening import Whitening
 
 HEAT_MAP_CLASSES = 2
 MIN_CELLS = 5
-BATCH = 16  # photos pooled together; 130 MiB for a 45 x 64 grid of 672 channels
+BATCH = 8  # photos pooled together; 60 MiB for a 45 x 64 grid of 672 channels
+REGIONS = 6  # masks a photo at least, so that few graphs serve all protocols
+MOST_WAITING = 2 * BATCH  # photos that wait for others of their shape
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,18 @@ class Match:
 
 
 def cam_boxes(
-    cam, thresholds: Sequence[float], min_cells: int = MIN_CELLS
+    cam,
+    thresholds: Sequence[float],
+    min_cells: int = MIN_CELLS,
+    largest: str = "cells",
 ) -> list[tuple[int, int, int, int]]:
     """Boxes around the largest connected element of a CAM at each threshold.
-
-    Deviation: "largest" counts cells, as the paper says; the authors' code takes the
-    area inside the contour, which is zero for a shape one cell thin.
 
     Args:
         cam: (H, W), the mean CAM.
         thresholds: shares of the CAM's maximum.
         min_cells: boxes with a side below this many cells are left out.
+        largest: see `Protocol.rerank_largest`.
 
     Returns:
         Boxes in cells (x1, y1, x2, y2), exclusive end, in the order of the thresholds;
@@ -61,12 +67,22 @@ def cam_boxes(
     boxes = []
     for threshold in thresholds:
         binary = (cam >= threshold * cam.max()).astype(np.uint8)
-        _, _, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
-        # Row 0 is the background.
-        x, y, width, height, _ = stats[1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])]
+        x, y, width, height = _largest_element(binary, largest)
         if min(width, height) >= min_cells:
             boxes.append((int(x), int(y), int(x + width), int(y + height)))
     return boxes
+
+
+def _largest_element(binary, largest: str) -> Sequence[int]:
+    """Box (x, y, width, height) of the largest 8-connected element."""
+    if largest == "contour":
+        contours, _ = cv2.findContours(
+            binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        return cv2.boundingRect(max(contours, key=cv2.contourArea))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
+    # Row 0 is the background, the last column the number of cells.
+    return stats[1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])][:4]
 
 
 def query_cams(cam_maps, class_weights, classes: Sequence[int], flip_negative=False):
@@ -96,77 +112,140 @@ def heat_map(cams, grid: tuple[int, int]) -> np.ndarray:
     Returns:
         (..., H, W) float32.
     """
+    return ops.convert_to_numpy(_mean_cam(cams, grid))
+
+
+def _mean_cam(cams, grid: tuple[int, int]):
     mean = ops.mean(cams[..., :HEAT_MAP_CLASSES], axis=-1, keepdims=True)
-    return ops.convert_to_numpy(pooling.resize_maps(mean, grid))[..., 0]
+    return pooling.resize_maps(mean, grid)[..., 0]
+
+
+class _Cams(keras.layers.Layer):
+    """CAMs of the query's classes on their own grid, and their heat map."""
+
+    def __init__(self, grid: tuple[int, int], flip_negative: bool):
+        super().__init__(trainable=False, dtype="float32")
+        self._grid = grid
+        self._flip_negative = flip_negative
+
+    def call(self, cam_maps, class_weights):
+        cams = pooling.class_activation_maps(cam_maps, class_weights)
+        cams = pooling.normalize_cams(cams, self._flip_negative)
+        return cams, _mean_cam(cams, self._grid)
+
+
+class _Pool(keras.layers.Layer):
+    """Class vectors of regions (Eq. 4)."""
+
+    def __init__(self, power: float):
+        super().__init__(trainable=False, dtype="float32")
+        self._power = power
+
+    def call(self, features, cams, masks):
+        return pooling.class_vectors(features, cams, masks, power=self._power)
+
+
+@functools.lru_cache(64)
+def _compiled(layer: type, settings: tuple, *inputs: tuple) -> keras.Model:
+    """A layer as a graph for inputs of (shape without batch, data type)."""
+    tensors = [keras.Input(shape, dtype=dtype) for shape, dtype in inputs]
+    model = keras.Model(tensors, layer(*settings)(*tensors))
+    model.compile(**compile_options())
+    return model
+
+
+def _run(layer: type, settings: tuple, *arrays):
+    """Run a layer on arrays (B, ...); every new shape is compiled once."""
+    inputs = [(array.shape[1:], str(array.dtype)) for array in arrays]
+    return _compiled(layer, settings, *inputs).predict_on_batch(list(arrays))
 
 
 def best_regions(
     query,
     maps: Iterable[tuple],
+    class_weights,
     whitening: Whitening,
     protocol: Protocol = PRESETS["corrected"],
     power: float = 1.0,
+    num_classes: int | None = None,
 ) -> list[Match]:
     """For each photo, describe every box and keep the one most like the query.
 
-    Photos whose grids are equal are pooled together, `BATCH` at a time.
+    Photos of one shape are pooled together, `BATCH` at a time, all their boxes as masks
+    on the grid in one graph. Memory holds `MOST_WAITING` photos at most.
 
     Args:
         query: (D,) query descriptor from the same classes.
-        maps: for each photo, features (H, W, K) and cams (h, w, C) from `query_cams`.
+        maps: for each photo, features (H, W, K) and CAM maps (h, w, M).
+        class_weights: (M, C) of the query's classes, most probable first. The first
+            two draw the boxes.
         whitening: that of the query's class vectors.
-        protocol: thresholds, and whether the whole photo is a region too.
+        protocol: the flags of re-ranking.
         power: exponent of the class vectors.
+        num_classes: how many of the classes describe a region; all if None.
 
     Returns:
         The best match of each photo.
     """
-    matches: list[Match] = []
-    batch: list[tuple] = []
-    for features, cams in maps:
-        if batch and (
-            len(batch) == BATCH
-            or features.shape != batch[0][0].shape
-            or cams.shape != batch[0][1].shape
-        ):
-            matches += _best_of_batch(query, batch, whitening, protocol, power)
-            batch = []
-        batch.append((features, cams))
-    if batch:
-        matches += _best_of_batch(query, batch, whitening, protocol, power)
-    return matches
+
+    def match(numbers_and_photos: dict) -> None:
+        photos = list(numbers_and_photos.values())
+        regions = _describe_regions(
+            photos, class_weights, whitening, protocol, power, num_classes
+        )
+        found = [_best(query, *described) for described in regions]
+        matches.update(zip(numbers_and_photos, found, strict=True))
+
+    matches: dict[int, Match] = {}
+    waiting: dict[tuple, dict[int, tuple]] = {}  # shapes -> number -> photo
+    for number, photo in enumerate(maps):
+        alike = waiting.setdefault(tuple(array.shape for array in photo), {})
+        alike[number] = photo
+        if len(alike) == BATCH or sum(map(len, waiting.values())) == MOST_WAITING:
+            match(waiting.pop(max(waiting, key=lambda shapes: len(waiting[shapes]))))
+    for alike in waiting.values():
+        match(alike)
+    return [matches[number] for number in range(len(matches))]
 
 
-def _best_of_batch(query, batch, whitening, protocol, power) -> list[Match]:
-    """`best_regions` of photos whose arrays have equal shapes."""
-    features = np.stack([photo for photo, _ in batch]).astype(np.float32)
-    cams = np.stack([ops.convert_to_numpy(maps) for _, maps in batch])
+def _describe_regions(
+    photos, class_weights, whitening, protocol, power, num_classes
+) -> Iterator[tuple[list, np.ndarray]]:
+    """Regions of each of some photos of one shape, and their descriptors (R, D)."""
+    # A short batch is filled up: another batch size would be compiled.
+    full = [*photos, *photos[-1:] * (BATCH - len(photos))]
+    features, cam_maps = (np.stack(arrays) for arrays in zip(*full, strict=True))
     _, height, width, _ = check_shape(features, "B H W K", "features")
-    boxes = [_region_boxes(heat, protocol) for heat in heat_map(cams, (height, width))]
-    most = max(map(len, boxes))
-    if not most:
-        nothing = np.zeros(whitening.dimensions, np.float32)
-        return [Match(-np.inf, None, nothing) for _ in batch]
-    masks = np.zeros((len(batch), most, height, width), np.float32)
+    weights = np.broadcast_to(class_weights, (BATCH, *class_weights.shape))
+    settings = (height, width), protocol.flip_negative_cams
+    cams, heats = _run(_Cams, settings, cam_maps, weights)
+    boxes = [_region_boxes(heat, protocol) for heat in heats]
+    most = max(REGIONS, len(protocol.rerank_thresholds) + protocol.rerank_fallback)
+    masks = np.zeros((BATCH, most, height, width), np.float32)
     for photo, regions in enumerate(boxes):
         for number, box in enumerate(regions):
             x1, y1, x2, y2 = box or (0, 0, width, height)
             masks[photo, number, y1:y2, x1:x2] = 1
-    vectors = pooling.class_vectors(features, cams, masks, power=power)
-    whitened = whitening(ops.convert_to_numpy(vectors))
+    vectors = _run(_Pool, (power,), features, cams[..., :num_classes], masks)
+    whitened = whitening(vectors)
+    if protocol.repeat_previous_class:
+        whitened = repeat_previous(whitened)
     descriptors = l2_normalize(whitened.sum(axis=2))
+    for regions, rows in zip(boxes[: len(photos)], descriptors, strict=False):
+        yield regions, rows[: len(regions)]
+
+
+def _best(query, regions: list, descriptors: np.ndarray) -> Match:
+    """The region that is most like the query."""
+    if not regions:
+        return Match(-np.inf, None, np.zeros_like(query))
     scores = descriptors @ query
-    matches = []
-    for photo, regions in enumerate(boxes):
-        scores[photo, len(regions) :] = -np.inf  # padding
-        best = int(np.argmax(scores[photo]))
-        box = regions[best] if regions else None
-        found = descriptors[photo, best] if regions else np.zeros_like(query)
-        matches.append(Match(float(scores[photo, best]), box, found))
-    return matches
+    best = int(np.argmax(scores))
+    return Match(float(scores[best]), regions[best], descriptors[best])
 
 
 def _region_boxes(heat, protocol: Protocol) -> list:
     """Different boxes of a heat map; None stands for the whole photo."""
-    boxes: list = list(dict.fromkeys(cam_boxes(heat, protocol.rerank_thresholds)))
+    found = cam_boxes(heat, protocol.rerank_thresholds, largest=protocol.rerank_largest)
+    boxes: list = list(dict.fromkeys(found))
     return boxes + [None] * protocol.rerank_fallback

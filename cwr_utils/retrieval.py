@@ -21,11 +21,13 @@ from cwr_utils.extraction import (
     ExtractionConf,
     ImageMaps,
     query_content,
+    query_folder,
     store_path,
 )
 from cwr_utils.networks import CamNetwork
 from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.protocol import PRESETS, Protocol
+from cwr_utils.reranking import HEAT_MAP_CLASSES
 from cwr_utils.store import Store, StoreError
 from cwr_utils.whitening import Whitening
 
@@ -37,6 +39,15 @@ REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 VECTOR_SETTINGS = ("network", "weights_sha256", "layer", "power", "flip_negative_cams")
 # Settings of the extraction that a row of a table needs besides its method's.
 _ROW_SETTINGS = ("network", "weights_sha256", "layer", "resize", "power")
+# What a match of a query and a photo depends on, besides the stores.
+MATCH_FLAGS = (
+    "flip_negative_cams",
+    "repeat_previous_class",
+    "rerank_thresholds",
+    "rerank_largest",
+    "rerank_fallback",
+    "rerank_squares_upright",
+)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
 _NAMES = {
@@ -439,13 +450,14 @@ class Retrieval:
         """
         if method.aggregation == "online":
             classes = self._query_classes(query, method.num_classes)
-            descriptors = self._online(method).descriptors(classes)
-            return self._query_vector(method, query, classes), descriptors[len(classes)]
+            descriptors = self._online_descriptors(method, classes)
+            return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "theme":
             classes = self._first(self.theme, method.num_classes, "theme list")
+            repeat = self.protocol.repeat_previous_class
+            key = ("theme", method.num_whitening_classes, method.dimensions, repeat)
             descriptors = self._remember(
-                ("theme", method.num_whitening_classes, method.dimensions, *classes),
-                lambda: self._online(method).descriptors(classes)[len(classes)],
+                (*key, *classes), lambda: self._online_descriptors(method, classes)
             )
             return self._query_vector(method, query, classes), descriptors
         if method.aggregation == "offline":
@@ -470,6 +482,15 @@ class Retrieval:
         """Best CAM-box region of a photo for a query."""
         classes = self._query_classes(query, method.rerank_classes)
         return next(self._match(method, query, classes, [image]))
+
+    def under(self, protocol: Protocol) -> "Retrieval":
+        """The same stores under other flags of search and re-ranking.
+
+        What concerns extraction is not done anew; what was computed is shared.
+        """
+        other = copy.copy(self)
+        other.protocol = protocol
+        return other
 
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
         """Per-query table of `evaluation.evaluate`.
@@ -505,7 +526,9 @@ class Retrieval:
     def row(self, result: Result) -> dict:
         """One row of a table of methods; mAP with the 95 % interval over landmarks."""
         used = self.whitening(result.method)
-        tables = {own: self.evaluate(result, own) for own in (True, False)}
+        # Revisited queries are not in the database: nothing of theirs could count.
+        inside = all(query.image in self._row for query in self.dataset.queries)
+        tables = {own: self.evaluate(result, own and inside) for own in (True, False)}
         mean = {
             own: evaluation.mean_average_precision(table)
             for own, table in tables.items()
@@ -537,7 +560,9 @@ class Retrieval:
         own = self._row.get(query.image)
         if self.protocol.query_replaces_own_row and own is not None:
             scores[own] = 1.0
-        order = ranking.order(scores)
+        # An expanded query searches anew: until then only the head is needed.
+        head = max(method.rerank, method.query_expansion)
+        order = ranking.order(scores, head if method.query_expansion else None)
         matched = {}
         if method.rerank:
             order, scores, matched = self._rerank(method, number, order, scores)
@@ -573,29 +598,21 @@ class Retrieval:
         self, method: Method, query: int, classes: Sequence[int], images: Sequence[str]
     ) -> Iterator[reranking.Match]:
         """Best region of each image; each query and image is matched only once."""
-        key = ("match", method.num_whitening_classes, method.dimensions, *classes)
-        known = self._asked.setdefault((*key, query), {})
+        flags = [getattr(self.protocol, flag) for flag in MATCH_FLAGS]
+        key = ("match", method.num_whitening_classes, method.dimensions, *flags)
+        known = self._asked.setdefault((*key, *classes, query), {})
         new = [image for image in images if image not in known]
-        vector = self._query_vector(method, query, classes)
         maps = self.require_maps()
-        described = (
-            (
-                features,
-                reranking.query_cams(
-                    cam_maps,
-                    maps.network.class_weights,
-                    classes,
-                    self.protocol.flip_negative_cams,
-                ),
-            )
-            for features, cam_maps in maps.many(new)
-        )
+        # One class may describe a region, but two draw its boxes.
+        drawn = self.top_classes[query][: max(len(classes), HEAT_MAP_CLASSES)]
         found = reranking.best_regions(
-            vector,
-            described,
+            self._query_vector(method, query, classes),
+            maps.many(new, self.protocol.rerank_squares_upright),
+            maps.network.class_weights[:, drawn],
             self.fitted(method),
             self.protocol,
             self.database.config["power"],
+            len(classes),
         )
         known.update(zip(new, found, strict=True))
         return (known[image] for image in images)
@@ -619,8 +636,22 @@ class Retrieval:
             lambda: self.queries.read("class_vectors", [query])[0],
             self._asked,
         )
-        whitened = self.fitted(method)(vectors[list(classes)])
-        return l2_normalize(whitened.sum(axis=0))
+        repeat = self.protocol.repeat_previous_class
+
+        def describe():
+            whitened = self.fitted(method)(vectors[list(classes)])
+            if repeat:
+                whitened = aggregation.repeat_previous(whitened)
+            return l2_normalize(whitened.sum(axis=0))
+
+        settings = method.num_whitening_classes, method.dimensions, repeat
+        return self._remember(("query", query, *settings, *classes), describe)
+
+    def _online_descriptors(self, method: Method, classes: list[int]) -> np.ndarray:
+        """(N, D) of all images by a list of classes."""
+        repeat = self.protocol.repeat_previous_class
+        index = self._online(method)
+        return index.descriptors(classes, repeat_empty=repeat)[len(classes)]
 
     def _online(self, method: Method) -> aggregation.OnlineIndex:
         key = (method.num_whitening_classes, method.dimensions)
@@ -631,12 +662,14 @@ class Retrieval:
         return index
 
     def _offline(self, method: Method, num_classes: Sequence[int] = ()) -> dict:
-        key = ("offline", method.num_whitening_classes, method.dimensions)
+        repeat = self.protocol.repeat_previous_class
+        key = ("offline", method.num_whitening_classes, method.dimensions, repeat)
         known = self._memo.setdefault(key, {})
         new = {method.num_classes, *num_classes} - known.keys()
         if new:
+            fitted = self.fitted(method)
             known.update(
-                aggregation.offline(self.database, self.fitted(method), sorted(new))
+                aggregation.offline(self.database, fitted, sorted(new), repeat)
             )
         return known
 
@@ -711,7 +744,7 @@ def open_retrieval(
     return Retrieval(
         dataset,
         Store.open(folder / "database"),
-        Store.open(folder / "queries"),
+        Store.open(folder / query_folder(conf)),
         fitted_on,
         protocol=protocol,
         maps=ImageMaps(dataset, network, conf),

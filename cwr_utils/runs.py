@@ -83,6 +83,7 @@ PARAMETERS = (
     "query_expansion",
     "rerank",
     "rerank_classes",
+    "all_flags",
     "cache_dir",
     "results_dir",
     "figures_dir",
@@ -249,7 +250,8 @@ def open_shared(
     must stay as they are meanwhile.
     """
     record = start(notebook, namespace)
-    key = tuple((name, namespace.get(name)) for name in _LOADED)
+    names = [name for name in PARAMETERS if name not in _OF_ONE_RUN]
+    key = tuple((name, namespace.get(name)) for name in names)
     if key not in _shared:
         _shared.clear()  # one at a time: networks and stores take memory
         work = _load(record, namespace)
@@ -267,10 +269,11 @@ def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
         namespace["whitening_root"],
         namespace["limit"],
     )
+    flags = protocol.get(namespace["protocol"])
     network = networks.load(
         namespace["network"], namespace["weights"], namespace["seed"]
     )
-    flags = protocol.get(namespace["protocol"])
+    network = networks.under(network, flags)
     conf = ExtractionConf.with_protocol(
         flags,
         layer=namespace["feature_layer"],
@@ -281,22 +284,20 @@ def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
     return Workbench(record, data, training, network, flags, conf, cache_dir)
 
 
-# What `open_shared` has at hand, and the parameters that it depends on.
+# What `open_shared` has at hand, and the parameters on which it does not depend.
 _shared: dict[tuple, tuple[Workbench, Retrieval]] = {}
-_LOADED = (
-    "dataset",
-    "data_root",
-    "whitening_dataset",
-    "whitening_root",
-    "limit",
-    "network",
-    "feature_layer",
-    "resize",
-    "power",
-    "protocol",
-    "cache_dir",
-    "seed",
-)
+_OF_ONE_RUN = {
+    "aggregation",
+    "num_classes",
+    "num_whitening_classes",
+    "dimensions",
+    "cap_dimensions",
+    "query_expansion",
+    "rerank",
+    "rerank_classes",
+    "results_dir",
+    "figures_dir",
+}
 
 
 def recorded_value(name: str, value: Any) -> Any:

@@ -149,6 +149,10 @@ class Store:
         """Shape of one image's entry in an array."""
         return self._specs[array].shape
 
+    def dtype(self, array: str) -> np.dtype:
+        """Data type of an array."""
+        return np.dtype(self._specs[array].dtype)
+
     @property
     def blocks(self) -> list[range]:
         """Image indices of each block."""
@@ -203,7 +207,7 @@ class Store:
                     f"{(len(rows), *spec.shape)}; got {value.shape}."
                 )
             with np.errstate(over="ignore"):  # reported two lines below
-                value = value.astype(spec.dtype)
+                value = value.astype(spec.dtype, copy=False)
             if not np.isfinite(value).all():
                 raise ValueError(f"`{name}` of block {number} has NaN or overflow.")
             try:
@@ -227,7 +231,7 @@ class Store:
         Raises:
             StoreError: if a shard is missing or damaged.
         """
-        return self._result(self._arrays[name][images])
+        return self._result(self._arrays[name][images].read())
 
     def class_vectors(
         self,
@@ -241,18 +245,33 @@ class Store:
             images: slice or indices of the first axis.
 
         Returns:
-            (images, len(classes), K) float16, l2-normalised rows.
+            (images, len(classes), K) as stored, l2-normalised rows.
 
         Raises:
             StoreError: if the store keeps only each image's own top classes.
         """
-        if self.config["classes"] is not None:
-            raise StoreError(
-                f"{self.path} keeps only the top {self.config['classes']} classes of "
-                "each image; online and theme aggregation need all (classes=None)."
-            )
-        vectors = self._arrays["class_vectors"]
-        return self._result(vectors.oindex[images, list(classes)])
+        self._require_all_classes()
+        vectors = self._arrays["class_vectors"].oindex[images, list(classes)]
+        return self._result(vectors.read())
+
+    def start_class(self, class_id: int) -> Callable[[], np.ndarray]:
+        """Start to read one class of all images, and go on.
+
+        Reads of several classes run together, while earlier ones are worked on.
+
+        Args:
+            class_id: the class.
+
+        Returns:
+            A function that waits for the (images, K) vectors and returns them, the same
+            array each time.
+
+        Raises:
+            StoreError: if the store keeps only each image's own top classes.
+        """
+        self._require_all_classes()
+        future = self._arrays["class_vectors"][:, class_id].read()
+        return lambda: self._result(future)
 
     def iter_top_class_vectors(
         self, num_classes: int
@@ -263,7 +282,7 @@ class Store:
             num_classes: N_C, classes an image.
 
         Yields:
-            (slice of images, (images, num_classes, K) float16), most probable first.
+            (slice of images, (images, num_classes, K) as stored), most probable first.
 
         Raises:
             StoreError: if fewer classes than that are stored.
@@ -279,7 +298,7 @@ class Store:
             images = slice(rows.start, rows.stop)
             if not everything:
                 vectors = self._arrays["class_vectors"][images, :num_classes]
-                yield images, self._result(vectors)
+                yield images, self._result(vectors.read())
                 continue
             # One contiguous read of the classes that this block needs is far quicker
             # than one small read for each image and class.
@@ -292,9 +311,16 @@ class Store:
     def _write(self, name: str, rows: range, value: np.ndarray) -> None:
         self._arrays[name][rows.start : rows.stop].write(value).result()
 
-    def _result(self, view):
+    def _require_all_classes(self) -> None:
+        if self.config["classes"] is not None:
+            raise StoreError(
+                f"{self.path} keeps only the top {self.config['classes']} classes of "
+                "each image; online and theme aggregation need all (classes=None)."
+            )
+
+    def _result(self, future):
         try:
-            return view.read().result()
+            return future.result()
         except (ValueError, OSError) as error:
             raise StoreError(
                 f"Cannot read {self.path}: {error}. Delete the damaged shard that is "
@@ -438,6 +464,10 @@ class JoinedStore(Store):
         shapes = [store.shape(array) for store in self._stores]
         return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
+    def dtype(self, array: str) -> np.dtype:
+        """See `Store.dtype`."""
+        return self._stores[0].dtype(array)
+
     def read(self, name: str, images: slice | Sequence[int] | np.ndarray = slice(None)):
         """See `Store.read`."""
         return self._gather(
@@ -454,6 +484,11 @@ class JoinedStore(Store):
         return self._gather(
             images, shape, lambda store, rows: store.class_vectors(classes, rows)
         )
+
+    def start_class(self, class_id: int) -> Callable[[], np.ndarray]:
+        """See `Store.start_class`; here it is read at once."""
+        vectors = self.class_vectors([class_id])[:, 0]
+        return lambda: vectors
 
     def _gather(self, images, shape: tuple[int, ...], read: Callable) -> np.ndarray:
         """(n, *shape) entries from where they are."""

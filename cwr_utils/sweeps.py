@@ -6,6 +6,7 @@ not. Extraction (notebook 2) comes first, once for each distinct setting. A cell
 when its run.json has its parameters, so a sweep that was stopped goes on.
 """
 
+import asyncio
 import itertools
 import json
 import os
@@ -118,7 +119,11 @@ class Sweep:
 
 def _cell_name(cell: Mapping[str, Any]) -> str:
     words = [f"{name}-{value}" for name, value in cell.items() if value is not None]
-    return re.sub(r"[^\w.-]+", "-", "_".join(words)) or "default"
+    return _file_name("_".join(words)) or "default"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def run_sweep(
@@ -165,50 +170,57 @@ def run_sweep(
     }
     defaults = {name: runs.defaults(name) for name in (EXTRACT, *plan.notebooks)}
     expected = {name: defaults[name] for name in plan.notebooks}
-    failures, done = {}, set()
+    failures, done, todo = {}, [], []
     for name, parameters in cells.items():
         try:
-            if _is_done(results / name, expected, parameters):
-                done.add(name)
+            finished = _is_done(results / name, expected, parameters)
+            (done if finished else todo).append(name)
         except RunError as error:
             failures[name] = error
-    todo = {k: v for k, v in cells.items() if k not in done and k not in failures}
-    failures |= _extract(todo, defaults[EXTRACT], results.parent, figures.parent)
-    with tqdm(total=len(done) + len(todo), initial=len(done), desc=plan.name) as bar:
-        failures |= _run_cells(plan.notebooks, todo, results, jobs or plan.jobs, bar)
-    good = done | (todo.keys() - failures.keys())
-    _join(results, [name for name in cells if name in good])
-    return [f"{name}: {error}" for name, error in failures.items()]
-
-
-def _extract(
-    todo: dict[str, dict], default: Mapping[str, Any], results: Path, figures: Path
-) -> dict[str, RunError]:
-    """Make the stores of cells, once for each setting; takes cells that fail away."""
-    groups: dict[str, list[str]] = {}
-    for name, cell in todo.items():
-        setting = {k: cell.get(k, v) for k, v in default.items()}
-        setting |= dict.fromkeys(_CELL_FOLDERS)
-        groups.setdefault(json.dumps(setting), []).append(name)
-    failures = {}
-    for text, names in groups.items():
-        setting = json.loads(text)
-        recorded = [runs.recorded_value(k, v) for k, v in setting.items()]
-        digest = sha256(json.dumps(recorded).encode()).hexdigest()
-        words = (Path(setting["dataset"]).name, setting["network"], digest[:8])
-        folder = Path("extraction", re.sub(r"[^\w.-]+", "-", "-".join(words)))
-        setting["results_dir"] = _from_notebooks(results / folder)
-        setting["figures_dir"] = _from_notebooks(figures / folder)
+    ready = {}
+    for setting, names in _by_extraction(cells, todo, defaults[EXTRACT]):
         try:
-            if not _is_extracted(results / folder, default, setting):
-                (results / folder / "run.json").unlink(missing_ok=True)
-                runs.run_notebook(EXTRACT, setting, results / folder / "executed")
+            _extract(setting, defaults[EXTRACT], results.parent, figures.parent)
+            ready |= {name: cells[name] for name in names}
         except RunError as error:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             failures[names[0] + others] = error
-            for name in names:
-                del todo[name]
-    return failures
+    total = len(done) + len(ready)
+    with tqdm(total=total, initial=len(done), desc=plan.name, unit="cell") as bar:
+        failed = _run_cells(plan.notebooks, ready, results, jobs or plan.jobs, bar)
+    good = {*done, *ready} - failed.keys()
+    _join(results, [name for name in cells if name in good])
+    return [f"{name}: {error}" for name, error in (failures | failed).items()]
+
+
+def _by_extraction(
+    cells: Mapping[str, Mapping], names: Sequence[str], default: Mapping[str, Any]
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """Settings of notebook 2, without folders, and the cells that need each."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        setting = {k: cells[name].get(k, v) for k, v in default.items()}
+        setting = {k: v for k, v in setting.items() if k not in _CELL_FOLDERS}
+        groups.setdefault(json.dumps(setting), []).append(name)
+    return [(json.loads(text), names) for text, names in groups.items()]
+
+
+def _extract(
+    setting: Mapping[str, Any], default: Mapping, results: Path, figures: Path
+) -> None:
+    """Run notebook 2 with a setting, unless its stores are there."""
+    recorded = [runs.recorded_value(name, value) for name, value in setting.items()]
+    digest = sha256(json.dumps(recorded).encode()).hexdigest()
+    words = (Path(setting["dataset"]).name, setting["network"], digest[:8])
+    folder = Path("extraction", _file_name("-".join(words)))
+    parameters = {
+        **setting,
+        "results_dir": _from_notebooks(results / folder),
+        "figures_dir": _from_notebooks(figures / folder),
+    }
+    if not _is_extracted(results / folder, default, parameters):
+        (results / folder / "run.json").unlink(missing_ok=True)
+        runs.run_notebook(EXTRACT, parameters, results / folder / "executed")
 
 
 def _is_extracted(folder: Path, default: Mapping, setting: Mapping) -> bool:
@@ -271,14 +283,7 @@ def _run_cell(
     # A cell that stops half-way must not pass for its earlier run.
     (folder / "run.json").unlink(missing_ok=True)
     for notebook in notebooks:
-        runs.run_notebook(
-            notebook,
-            parameters,
-            folder / "executed",
-            engine_name=_ENGINE,
-            warm=kernel,
-            progress_bar=False,
-        )
+        kernel.run(notebook, parameters, folder / "executed")
 
 
 def _join(results: Path, names: Sequence[str]) -> None:
@@ -332,6 +337,7 @@ class WarmKernel:
         names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
         self._environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         self._client: PapermillNotebookClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> "WarmKernel":
         """Make a folder for the sockets."""
@@ -342,6 +348,19 @@ class WarmKernel:
         """End the kernel."""
         self.close()
         self._sockets.cleanup()
+        if self._loop is not None:
+            self._loop.close()
+
+    def run(self, name: str, parameters: Mapping[str, Any], output: Path) -> None:
+        """Run a notebook; arguments and errors are those of `runs.run_notebook`."""
+        runs.run_notebook(
+            name,
+            parameters,
+            output,
+            engine_name=_ENGINE,
+            warm=self,
+            progress_bar=False,
+        )
 
     def execute(self, notebook, kernel_name: str, resources: dict) -> None:
         """Execute a notebook, from the thread of the first one.
@@ -368,6 +387,7 @@ class WarmKernel:
         reset = f"import os; os.chdir({folder!r}); get_ipython().reset()"
         try:
             with client.setup_kernel(cleanup_kc=False, env=self._environment):
+                self._loop = asyncio.get_event_loop()  # nbclient's, of this thread
                 channels: Any = client.kc
                 client.wait_for_reply(channels.execute(reset, silent=True))
                 client.execute(cleanup_kc=False)

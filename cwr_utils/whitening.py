@@ -9,12 +9,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
 from tqdm.auto import tqdm
 
 from cwr_utils.arrays import check_shape, l2_normalize
+
+TRIANGLE_COLUMNS = 128
 
 
 class WhiteningError(ValueError):
@@ -86,6 +89,52 @@ class Whitening:
     def _offset(self) -> np.ndarray:
         """(D,) the mean after the projection."""
         return self.mean @ self.projection
+
+    def scales(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Factors that turn sums of whitened vectors into whitened sums.
+
+        With x a vector, w its whitening before the last l2, and s and t its factors,
+        the whitened vector is ``s x @ projection - t mean @ projection``. So a sum of
+        many needs one projection (see `unscale`), and here only the length of w is
+        computed. That is the length of ``R x``, R the triangular factor of the
+        projection: about half the work of w itself.
+
+        Args:
+            vectors: (n, K) float32, normalised or not.
+
+        Returns:
+            (n,) s = 1 / (|x| |w|) and (n,) t = 1 / |w|, both 0 where x or w is 0.
+        """
+        norms = _lengths(vectors)
+        inverse = _inverse(norms)
+        squares = np.zeros(len(vectors), np.float32)
+        triangle, offset = self._triangle
+        for start in range(0, self.dimensions, TRIANGLE_COLUMNS):
+            columns = slice(start, start + TRIANGLE_COLUMNS)
+            part = vectors[:, start:] @ triangle[start:, columns]
+            part *= inverse[:, None]
+            part -= offset[columns]
+            squares += np.einsum("nd,nd->n", part, part)
+        lengths = np.where(norms > 0, np.sqrt(squares), 0)
+        return _inverse(lengths) * inverse, _inverse(lengths)
+
+    def unscale(self, vectors: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """The sum of whitened vectors from sums with `scales`.
+
+        Args:
+            vectors: (n, K) sums of s x.
+            factors: (n,) sums of t.
+
+        Returns:
+            (n, D) float32, not normalised.
+        """
+        return vectors @ self.projection - factors[:, None] * self._offset
+
+    @cached_property
+    def _triangle(self) -> tuple[np.ndarray, np.ndarray]:
+        """(K, D) transposed triangular factor of the projection, and its offset."""
+        factor: Any = np.linalg.qr(self.projection.T, mode="r")
+        return np.ascontiguousarray(factor.T), factor @ self.mean
 
     def save(self, path: str | Path) -> None:
         """Write to an .npz file, whole or not at all."""
@@ -236,3 +285,11 @@ def refuse_test_images(
             "data set under test. Numbers from such a whitening flatter the method: "
             "fit it on another data set."
         )
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("nk,nk->n", vectors, vectors))
+
+
+def _inverse(lengths: np.ndarray) -> np.ndarray:
+    return np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)

@@ -1,4 +1,8 @@
-"""Eqs. 1-4 as naive loops, written from the paper; the slow side of comparisons."""
+"""Eqs. 1-4 as naive loops, written from the paper; the slow side of comparisons.
+
+`published_maps` and `published_vectors` are the step between: arrays over cells, one
+multiply-and-sum for each class and map or channel, as the published code computes.
+"""
 
 import math
 
@@ -57,3 +61,26 @@ def bilinear(image, grid):
             bottom = image[y1, x0] * (1 - (x - x0)) + image[y1, x1] * (x - x0)
             result[i, j] = top * (1 - (y - y0)) + bottom * (y - y0)
     return result
+
+
+def published_maps(cam_maps, weights):
+    """Eq. 1 and its scaling: cam_maps (M, h, w), weights (M, C) -> (C, h, w)."""
+    cams = np.zeros((weights.shape[1], *cam_maps.shape[1:]), np.float32)
+    for c in range(weights.shape[1]):
+        for m in range(len(cam_maps)):
+            cams[c] += cam_maps[m] * weights[m, c]
+        peak = cams[c].max()
+        cams[c] = np.maximum(cams[c] / peak, 0) if peak > 0 else 0
+    return cams
+
+
+def published_vectors(features, cams):
+    """Eq. 4: features (K, H, W), cams (C, H, W) -> (C, K)."""
+    share = (features > 0).mean(axis=(1, 2))
+    weights = np.zeros(len(features), np.float32)
+    weights[share > 0] = np.log(share.sum() / share[share > 0])
+    vectors = np.zeros((len(cams), len(features)), np.float32)
+    for c in range(len(cams)):
+        for k in range(len(features)):
+            vectors[c, k] = np.sum(features[k] * cams[c]) * weights[k]
+    return vectors

@@ -33,6 +33,7 @@ IMPORT_NAMES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "faiss-cpu": "faiss",
 }
 
 
@@ -121,7 +122,9 @@ def test_the_makefile_accepts_the_same_pythons():
     assert (low, high) == ((3, minors[0]), (3, minors[-1]))
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("cwr_utils", ()), ("tests", ("dev",))])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("cwr_utils", ("index",)), ("tests", ("dev",))]
+)
 def test_every_import_is_a_declared_requirement(folder, extras):
     declared = requirements(PROJECT["dependencies"], *(EXTRAS[e] for e in extras))
     own = {"cwr_utils"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}

@@ -341,7 +341,7 @@ def test_the_heat_map_is_the_mean_cam_of_two_classes(stores):
 
 
 def without_boxes(stores, monkeypatch):
-    monkeypatch.setattr(reranking, "cam_boxes", lambda cam, thresholds: [])
+    monkeypatch.setattr(reranking, "cam_boxes", lambda *_, **__: [])
     return explain.box_picture(stores, RERANK, 0, "place1_1")
 
 
@@ -357,6 +357,35 @@ def test_no_region_is_best_where_the_protocol_has_no_fallback(make, monkeypatch)
     picture = without_boxes(make(rerank_fallback=False), monkeypatch)
     assert picture["boxes"] == {} and picture["best"] is None
     assert figures.boxes_on_photo(**picture).axes
+
+
+def test_why_an_image_moved(stores, data):
+    """By hand from the results."""
+    before, after = (stores.run(method) for method in (ONLINE, RERANK))
+    number, image = 1, after.rankings["query1"][3]
+    why = explain.why_moved(stores, before, after, number, image)
+    assert (why["query"], why["image"], why["rank after"]) == ("query1", image, 4)
+    rank = before.rankings["query1"].index(image) + 1
+    assert why["rank before"] == rank
+    score = before.scores["query1"][rank - 1]
+    assert why["score before"] == pytest.approx(score, abs=6e-4)
+    match = after.matches["query1"][image]
+    assert why["score after"] == pytest.approx(match.score, abs=6e-4)
+    picture = explain.box_picture(stores, RERANK, number, image)
+    assert why["region"] == picture["best"]
+    np.testing.assert_allclose(why["box"], picture["boxes"][why["region"]], atol=0.51)
+    classes = stores.top_classes[number][:3]
+    assert why["classes"] == ", ".join(f"class {c}" for c in classes)
+
+
+def test_why_an_image_without_a_region_moved(make, monkeypatch):
+    stores = make(rerank_fallback=False)
+    monkeypatch.setattr(reranking, "cam_boxes", lambda *_, **__: [])
+    before, after = (stores.run(method) for method in (ONLINE, RERANK))
+    image = after.rankings["query0"][0]
+    why = explain.why_moved(stores, before, after, 0, image)
+    assert why["region"] == "none" and "box" not in why
+    assert why["score after"] == -np.inf
 
 
 def test_boxes_are_drawn(stores):

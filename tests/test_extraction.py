@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,16 @@ def test_a_power_is_applied_to_class_vectors_and_mean_regions(data, network, tmp
     np.testing.assert_allclose(
         stored["regions"][0, 2, 0], l2(region), rtol=2e-3, atol=2e-4
     )
+
+
+def test_a_store_of_float32_is_rounded_by_float16_only(store, data, network, tmp_path):
+    conf = replace(CONF, dtype="float32")
+    precise = extract(data, network, tmp_path / "s", conf, batch=1, block=4)
+    for name in ("class_vectors", "globals", "regions"):
+        assert precise.dtype(name) == np.float32
+        np.testing.assert_array_equal(
+            precise.read(name).astype(np.float16), store.read(name)
+        )
 
 
 def test_top_classes_mode_keeps_the_same_rows(store, data, network, tmp_path):
@@ -379,14 +390,70 @@ def test_a_complete_store_is_not_computed_again(store, data, network, monkeypatc
         ("resize", {"resize": "96x72"}),
         ("classes", {"classes": 3}),
         ("power", {"power": 2.0}),
+        ("dtype", {"dtype": "float32"}),
         ("flip_negative_cams", {"flip_negative_cams": True}),
         ("stretch_query_images", {"stretch_query_images": True}),
-        ("scale_query_box", {"scale_query_box": False}),
     ],
 )
 def test_other_settings_are_refused_by_name(store, data, network, field, changes):
     with pytest.raises(StoreMismatchError, match=f"another {field}: .* there, .* now"):
         extract(data, network, store.path, replace(CONF, **changes))
+
+
+def test_the_batch_is_that_of_the_store_or_refused(store, data, network):
+    assert store.config["batch"] == 1
+    with pytest.raises(StoreMismatchError, match="another batch: 1 there, 3 now"):
+        extract(data, network, store.path, CONF, batch=3)
+
+
+# Shards on an executor
+
+
+def test_shards_on_an_executor_give_the_same_bits(store, data, network, tmp_path):
+    blocks = []
+    with ThreadPoolExecutor(2) as pool:
+        options = {"executor": pool, "batch": 1, "block": 4}
+        got = extract(
+            data, network, tmp_path / "s", CONF, **options, on_block=blocks.append
+        )
+    assert files(got) == files(store)
+    assert sorted(blocks) == [0, 1, 2, 3, 4]
+
+
+def test_only_missing_shards_are_submitted(store, data, network, tmp_path):
+    path = tmp_path / "s"
+    extract(data, network, path, CONF, batch=1, block=4)._shard(
+        "class_vectors", 2
+    ).unlink()
+    blocks = []
+    with ThreadPoolExecutor(2) as pool:
+        got = extract(data, network, path, CONF, executor=pool, on_block=blocks.append)
+    assert blocks == [2]
+    assert files(got) == files(store)
+
+
+def test_a_failing_shard_cancels_the_rest_and_is_named(network, tmp_path):
+    data = tiny.dataset(tmp_path / "photos", places=2, views=2, distractors=0)
+    broken = data.path(data.images[1])
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ImageError, match=broken.name):
+        extract(data, network, tmp_path / "s", CONF, block=1, executor=pool)
+    assert Store.open(tmp_path / "s").missing_blocks()
+
+
+def test_a_network_without_a_recipe_stays_in_its_process(data, tmp_path):
+    network = tiny.network.__wrapped__()
+    network.recipe = None
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="`recipe`"):
+        extract(data, network, tmp_path / "s", CONF, executor=pool)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_shard_refuses_other_weights(store, data):
+    photos = tuple(data.path(name) for name in data.images[:4])
+    shard = extraction.Shard(store.path, 0, photos, (tiny.network, (1, "tiny")))
+    with pytest.raises(StoreMismatchError, match="same weight file"):
+        extraction.extract_shard(shard)
 
 
 def test_another_network_is_refused(store, data):
@@ -417,10 +484,10 @@ def test_changed_photos_are_refused_by_name(network, tmp_path):
 
 def test_other_query_photos_are_refused_where_they_are_stretched(network, tmp_path):
     """Which photos are stretched is part of what the store holds."""
-    data = tiny.dataset(tmp_path / "photos", places=1, views=1, distractors=0)
+    data = tiny.dataset(tmp_path / "photos", places=2, views=1, distractors=0)
     conf = replace(CONF, stretch_query_images=True)
     extract(data, network, tmp_path / "s", conf)
-    fewer = replace(data, queries=())
+    fewer = replace(data, queries=data.queries[:1])
     with pytest.raises(StoreMismatchError, match="another stretched"):
         extract(fewer, network, tmp_path / "s", conf)
 
@@ -505,6 +572,7 @@ def test_what_the_network_cannot_do_is_refused(data, network, tmp_path, conf, me
         ({"power": 0.0}, "`power` must be above 0"),
         ({"power": -1.0}, "`power` must be above 0"),
         ({"power": float("nan")}, "`power` must be above 0"),
+        ({"dtype": "float64"}, "`dtype` must be 'float16' or 'float32'"),
     ],
 )
 def test_settings_out_of_range_are_refused(fields, message):
@@ -617,7 +685,9 @@ def test_conf_takes_the_flags_of_a_protocol():
     assert conf.flip_negative_cams and conf.stretch_query_images
     assert not conf.scale_query_box
     assert conf.power == 2.0
-    assert ExtractionConf.with_protocol(protocol.get("corrected")) == ExtractionConf()
+    corrected = protocol.get("corrected")
+    size = ExtractionConf().resize
+    assert ExtractionConf.with_protocol(corrected, size) == ExtractionConf()
 
 
 def test_store_paths_differ_where_settings_do(data, network):
@@ -629,13 +699,12 @@ def test_store_paths_differ_where_settings_do(data, network):
         replace(CONF, power=2.0),
         replace(CONF, flip_negative_cams=True),
         replace(CONF, stretch_query_images=True),
-        replace(CONF, scale_query_box=False),
     ]
     paths = {extraction.store_path("cache", data, network, conf) for conf in confs}
     assert len(paths) == len(confs)
     for path in paths:
         assert path.parts[:2] == ("cache", "tiny") and len(path.parts) == 3
-    # The paper and the corrections differ in the search only: one store serves both.
+    # The paper and the corrections describe the photos alike: one store serves both.
     for preset in ("paper", "corrected"):
         flags = ExtractionConf.with_protocol(protocol.get(preset), resize=tiny.RESIZE)
         assert extraction.store_path("cache", data, network, flags) in paths

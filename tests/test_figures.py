@@ -309,6 +309,17 @@ def test_published_points_have_the_colour_of_their_whitening():
     assert to_hex(points.get_edgecolors()[1]) == "#8a8a8a"
 
 
+@pytest.mark.parametrize("kinds", [["online"], ["offline", "online"]])
+def test_a_long_legend_stays_inside_the_page(kinds):
+    ours = pd.DataFrame({"num_whitening_classes": [1, 16, 32, 48, 64], "mAP": 0.5})
+    ours = pd.concat(ours.assign(aggregation=kind, num_classes=4) for kind in kinds)
+    fig = figures.ablation_curves(ours, published=ours, label="paper (oxford105k)")
+    fig.canvas.draw()
+    (legend,) = fig.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= fig.bbox.x1
+
+
 def test_numbers_of_classes_do_not_overlap():
     counts = [1, *range(4, 65, 4)]
     ours = pd.DataFrame({"aggregation": "online", "num_classes": counts, "mAP": 0.5})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from sklearn.datasets import load_sample_image
 
 from cwr_utils.images import (
@@ -79,6 +79,13 @@ def test_exif_orientation_turns_pixels_and_size_alike(
     assert read.shape == expected.shape
     assert np.abs(read.astype(int) - expected).mean() < 2
     assert image_size(path) == (read.shape[1], read.shape[0])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_size_comes_from_the_header(tmp_path, pixels, suffix, monkeypatch):
+    path = save(tmp_path / f"a.{suffix}", pixels)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # what decodes
+    assert image_size(path) == (120, 80)
 
 
 def test_nonsense_exif_orientation_is_upright(tmp_path, pixels):

@@ -30,6 +30,7 @@ ROWS = {
     "retrieval": 4,
     "figures": 4,
     "explain": 5,
+    "flag_costs": 5,
     "inspection": 5,
     "search": 5,
     "runs": 6,
@@ -41,6 +42,7 @@ ROWS = {
 # Neighbours in a row that may know each other, one way.
 SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
+    ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
     ("sweeps", "runs"),  # a sweep is many runs
     ("__main__", "reproduce"),  # the command line starts a run

@@ -136,6 +136,13 @@ def test_keras_cams_add_up_to_the_logits(name):
         check_identity(network, maps)
 
 
+def test_resnet50_pools_what_the_authors_pool():
+    network = networks.load("keras:ResNet50", weights=None)
+    layer = networks.FeatureLayer("conv5_block3_out", 2048, 32, True)
+    assert network.feature_layers()[-1] == layer
+    assert network.default_layer == layer.name
+
+
 # The arithmetic of EfficientNet-Lite, once more in NumPy
 
 
@@ -362,7 +369,7 @@ def test_keras_weights_from_a_file(tmp_path, suffix):
 def test_keras_weights_that_do_not_fit_are_named(tmp_path):
     half = keras.applications.MobileNetV2(weights=None, alpha=0.5)
     half.save_weights(tmp_path / "half.weights.h5")
-    message = r"Conv1[\s\S]*\(3, 3, 3, 32\)[\s\S]*\(3, 3, 3, 16\)"
+    message = r"Conv1[\s\S]*\(3, 3, 3, 32\)[\s\S]*[\[(]3, 3, 3, 16[\])]"
     with pytest.raises(networks.WeightsError, match=message):
         networks.load("keras:MobileNetV2", tmp_path / "half.weights.h5")
     (tmp_path / "junk.h5").write_bytes(b"no weights")

@@ -193,6 +193,13 @@ def test_one_point_is_the_border_on_both_sides(ours, verdict):
     assert compared({"mAP": ours})["verdict"] == verdict
 
 
+def test_the_authors_order_of_means_is_the_papers_network():
+    name = "vgg16-cam:swapped-mean"  # what authors_code makes of it
+    assert compared({"network": name})["verdict"] == "reproduced"
+    row = compared({"network": name, "layer": "conv5_3"})
+    assert row["why"] == "layer conv5_3, not conv5_1"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

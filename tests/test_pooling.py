@@ -232,3 +232,18 @@ def test_wrong_shapes_say_what_was_expected():
         pooling.class_vectors(np.zeros((3, 4)), np.zeros((3, 4, 2)))
     with pytest.raises(ValueError, match=r"`masks` must have shape"):
         pooling.channel_weights(np.zeros((3, 4, 2)), np.zeros((1, 2, 2)))
+
+
+def test_the_published_way_is_the_loops():
+    """The slow side of the benchmarks computes the right thing."""
+    features = make_features(20, (4, 5, 6))
+    cam_maps = make_features(21, (4, 5, 3))
+    weights = np.random.default_rng(22).standard_normal((3, 4))
+    got = reference.published_maps(cam_maps.transpose(2, 0, 1), weights)
+    for c in range(4):
+        cam = reference.class_activation_map(cam_maps, weights[:, c])
+        cam = np.maximum(cam / cam.max(), 0) if cam.max() > 0 else 0 * cam
+        np.testing.assert_allclose(got[c], cam, rtol=1e-4, atol=1e-5)
+    vectors = reference.published_vectors(features.transpose(2, 0, 1), got)
+    expected = reference.class_vectors(features, got.transpose(1, 2, 0))
+    np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)

@@ -1,14 +1,19 @@
 """Presets, and what each flag that concerns extraction does to the numbers."""
 
-from dataclasses import fields, replace
+import re
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cwr_utils import extraction, protocol
+from cwr_utils import extraction, networks, protocol
 from cwr_utils.extraction import Describer, ExtractionConf, extract
 from cwr_utils.images import ResizePolicy, read_image, resize_image
+from cwr_utils.networks import vgg16_cam
 from cwr_utils.protocol import PRESETS
 
 CONF = ExtractionConf(resize=tiny.RESIZE)
@@ -39,27 +44,49 @@ def test_presets_go_by_their_names():
         protocol.get("autors_code")
 
 
-def test_what_the_presets_say():
-    corrected, paper, code = (
-        protocol.get(name) for name in ("corrected", "paper", "authors_code")
-    )
+def test_the_docstring_shows_the_table():
+    rows = [
+        line.split(maxsplit=2)
+        for line in protocol.__doc__.splitlines()
+        if line.startswith("    E")
+    ]
+    shown = [(point, flag, re.split(r"  +", values)) for point, flag, values in rows]
+    assert shown == [
+        (row["point"], row["flag"], [row[name] for name in PRESETS])
+        for row in protocol.table()
+    ]
+
+
+def test_the_authors_value_of_every_flag_is_not_the_corrected_one():
+    corrected, code = PRESETS["corrected"], PRESETS["authors_code"]
     assert corrected == protocol.Protocol("corrected")
-    differences = {
-        field.name
-        for field in fields(paper)
-        if getattr(paper, field.name) != getattr(corrected, field.name)
-    }
-    assert differences == {
-        "name",
-        "rerank_fallback",
-        "expand_with_query",
-        "rerank_moves_index",
-    }
-    assert paper.rerank_thresholds == (0.01, 0.1, 0.2, 0.3, 0.4)
-    assert code.rerank_thresholds == (0.01, 0.1, 0.2, 0.3)  # the fifth is not scored
-    assert code.flip_negative_cams and code.stretch_query_images
-    assert code.query_replaces_own_row and not code.scale_query_box
-    assert code.rerank_moves_index == "run"
+    for flag in protocol.FLAGS:
+        assert getattr(code, flag) != getattr(corrected, flag), flag
+    # Where only the two disagree, the paper has one of both.
+    other = {"query_classes": "same pass", "rerank_moves_index": "query"}
+    for flag, facts in protocol.FLAGS.items():
+        assert facts["stage"] in protocol.STAGES
+        values = (getattr(corrected, flag), getattr(code, flag), other.get(flag))
+        assert getattr(PRESETS["paper"], flag) in values
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_variants_switch_one_flag_each(preset):
+    base = PRESETS[preset]
+    found = dict(protocol.variants(base))
+    assert list(found) == list(protocol.FLAGS)
+    for flag, variant in found.items():
+        assert variant.name == f"{preset}, {flag}"
+        back = {flag: getattr(base, flag), "name": base.name}
+        assert variant != replace(variant, **back) == base
+        authors = getattr(PRESETS["authors_code"], flag)
+        assert authors in (getattr(base, flag), getattr(variant, flag))
+
+
+@pytest.mark.parametrize("flag", ["mean_order", "query_classes", "rerank_moves_index"])
+def test_unknown_values_are_refused(flag):
+    with pytest.raises(ValueError, match=f"`{flag}` must be one of .*; got 'typo'"):
+        protocol.Protocol("mine", **{flag: "typo"})
 
 
 def test_flip_negative_cams_turns_an_all_negative_map_upside_down(
@@ -168,3 +195,189 @@ def test_unscaled_boxes_that_leave_the_resized_photo_are_extracted(
     store = extraction.extract_queries(data, network, tmp_path / "q", conf)
     assert np.isfinite(store.read("class_vectors")).all()
     assert store.read("class_vectors").any(axis=(1, 2)).all()
+
+
+# query_classes: 128x96 at 64x48, a box of 40x56 pixels
+
+BOX = (16.0, 8.0, 56.0, 64.0)
+
+
+def query_logits(network, photo, **flags):
+    return Describer(network, replace(CONF, **flags)).describe_query(photo, BOX)
+
+
+def test_query_classes_come_from_one_of_three_passes(network):
+    photo = tiny.scene(3)[:96, :128]
+    crop = photo[8:64, 16:56]
+    scaled, native, same = (
+        query_logits(network, photo, query_classes=source)
+        for source in ("scaled crop", "native crop", "same pass")
+    )
+    # 20x28 pixels would be the scale of the photo: both sides go to 32, the least.
+    expected = cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA)
+    expected = network.maps(expected[None], tiny.LAYER)["logits"][0]
+    np.testing.assert_allclose(scaled["logits"], expected, rtol=1e-5)
+    # 40x56 pixels, cut to multiples of 16.
+    expected = cv2.resize(crop, (32, 48), interpolation=cv2.INTER_AREA)
+    expected = network.maps(expected[None], tiny.LAYER)["logits"][0]
+    np.testing.assert_allclose(native["logits"], expected, rtol=1e-5)
+    # On the CAM grid of 8x6 cells, 16 pixels of the photo each.
+    whole = resize_image(photo, ResizePolicy.parse(CONF.resize))
+    maps = network.maps(whole[None], tiny.LAYER)["cam_maps"][0, 0:4, 1:4]
+    mean = sum(maps[y, x] for y in range(4) for x in range(3)) / 12
+    expected = mean @ network.class_weights + network.class_bias
+    np.testing.assert_allclose(same["logits"], expected, rtol=1e-4, atol=1e-5)
+    for other in (native, same):
+        assert not np.allclose(other["logits"], scaled["logits"], rtol=1e-3)
+        np.testing.assert_array_equal(other["class_vectors"], scaled["class_vectors"])
+
+
+def test_the_same_pass_over_the_whole_photo_has_its_own_logits(network):
+    photo = tiny.scene(3)[:96, :128]
+    describer = Describer(network, replace(CONF, query_classes="same pass"))
+    whole = describer.describe_query(photo, (0, 0, 128, 96))["logits"]
+    np.testing.assert_allclose(
+        whole, describer.describe_query(photo, None)["logits"], rtol=1e-4, atol=1e-5
+    )
+
+
+# keep_partial_cells and scale_query_box together: slices of unscaled pixels
+
+
+@pytest.mark.parametrize(
+    ("box", "kept", "dropped"),
+    [
+        ((17, 16, 47, 31), (2, 2, 6, 4), (2, 2, 5, 3)),
+        ((16, 16, 48, 40), (2, 2, 6, 5), (2, 2, 6, 5)),  # on borders of cells
+        ((17, 17, 23, 23), (2, 2, 3, 3), (2, 2, 3, 3)),  # no whole cell: the first
+    ],
+)
+def test_keep_partial_cells_rounds_the_far_border_outwards(network, box, kept, dropped):
+    size, grid = (128, 96), (16, 12)
+    assert Describer(network, CONF).query_cells(box, size, grid) == kept
+    describer = Describer(network, replace(CONF, keep_partial_cells=False))
+    assert describer.query_cells(box, size, grid) == dropped
+
+
+@given(st.data())
+def test_the_authors_box_is_a_slice_of_original_pixels(data):
+    """1024x768 photos at 1024x720: 45 rows of cells, the last three are lost."""
+    width, height = data.draw(st.sampled_from([(1024, 768), (768, 1024)]))
+    x1 = data.draw(st.floats(0, width - 80))
+    y1 = data.draw(st.floats(0, height - 120))
+    x2 = data.draw(st.floats(x1 + 40, width))
+    y2 = data.draw(st.floats(y1 + 40, height))
+    columns, rows = (64, 45) if width > height else (45, 64)
+    cells = np.arange(rows * columns).reshape(rows, columns)
+    expected = cells[int(y1) // 16 : int(y2) // 16, int(x1) // 16 : int(x2) // 16]
+    conf = ExtractionConf.with_protocol(PRESETS["authors_code"])
+    assert conf.resize == "1024x720"
+    describer = Describer(tiny.network(), conf)
+    got = describer.query_cells((x1, y1, x2, y2), (width, height), (columns, rows))
+    if expected.size:  # an empty slice gave no number at all
+        np.testing.assert_array_equal(cells[got[1] : got[3], got[0] : got[2]], expected)
+
+
+def test_flags_of_queries_share_the_store_of_the_photos(data, network, tmp_path):
+    paths, folders = set(), set()
+    for flags in (
+        {},
+        {"scale_query_box": False},
+        {"keep_partial_cells": False},
+        {"query_classes": "same pass"},
+        {"query_classes": "native crop"},
+    ):
+        conf = replace(CONF, **flags)
+        paths.add(extraction.store_path(tmp_path, data, network, conf))
+        folders.add(extraction.query_folder(conf))
+        extract(data, network, tmp_path / "database", conf)  # the same, or an error
+        path = tmp_path / extraction.query_folder(conf)
+        config = extraction.extract_queries(data, network, path, conf).config
+        assert {name: config[name] for name in flags} == flags
+    assert len(paths) == 1 and len(folders) == 5 and "queries" in folders
+
+
+def test_what_is_stretched_is_no_matter_of_photos_without_queries(data, network):
+    conf = replace(CONF, stretch_query_images=True)
+    for queries, parts in ((data.queries, 2), ((), 1)):
+        part = replace(data, queries=queries)
+        confs = (CONF, conf)
+        paths = {extraction.store_path("c", part, network, c) for c in confs}
+        assert len(paths) == parts
+
+
+# mean_order
+
+
+def test_mean_order_is_part_of_vgg16_cam_and_of_its_stores(data):
+    sizes = vgg16_cam.Sizes((1, 1, 1, 2, 2), 2, 3)
+    usual = networks.load("vgg16-cam", None, sizes=sizes)
+    swapped = networks.under(usual, PRESETS["authors_code"])
+    pixel = np.array([[[[100.0, 50.0, 10.0]]]], np.float32)  # R, G, B
+    means = {"bgr": (103.939, 116.779, 123.68), "swapped": (123.68, 116.779, 103.939)}
+    for network, order in ((usual, "bgr"), (swapped, "swapped")):
+        expected = np.array([10, 50, 100]) - means[order]
+        got = np.asarray(network.preprocess(pixel))[0, 0, 0]
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    images = tiny.view(0, 0)[None]
+    assert not np.allclose(usual.maps(images)["logits"], swapped.maps(images)["logits"])
+    back = networks.under(swapped, PRESETS["corrected"])
+    np.testing.assert_array_equal(
+        usual.maps(images)["logits"], back.maps(images)["logits"]
+    )
+    assert usual.name == back.name == "vgg16-cam"
+    assert swapped.name == "vgg16-cam:swapped-mean"
+    paths = {extraction.store_path("c", data, n, CONF) for n in (usual, swapped)}
+    assert len(paths) == 2
+
+
+def test_other_networks_have_no_mean_order(network):
+    assert networks.under(network, PRESETS["authors_code"]) is network
+
+
+# resize and squares
+
+
+def test_the_protocol_says_the_size_where_the_run_does_not():
+    for name, size in (("authors_code", "1024x720"), ("paper", "shorter:720")):
+        conf = ExtractionConf.with_protocol(protocol.get(name))
+        assert conf.resize == size
+        own = ExtractionConf.with_protocol(protocol.get(name), "640x480")
+        assert own.resize == "640x480"
+
+
+def test_a_fixed_size_distorts_and_a_shorter_side_does_not():
+    for name, size in (("authors_code", (1024, 720)), ("paper", (960, 720))):
+        policy = ResizePolicy.parse(PRESETS[name].resize)
+        assert policy.target_size(1024, 768) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "indexed", "reranked"),
+    [
+        ((80, 80), (64, 48), (48, 64)),
+        ((80, 79), (64, 48), (64, 48)),
+        ((79, 80), (48, 64), (48, 64)),
+    ],
+)
+def test_only_squares_are_turned_when_reranked(size, indexed, reranked):
+    policy = ResizePolicy.parse(CONF.resize)
+    assert policy.target_size(*size) == indexed
+    assert policy.target_size(*size, squares_upright=True) == reranked
+    kept = ResizePolicy.parse("shorter:64")
+    assert kept.target_size(*size) == kept.target_size(*size, squares_upright=True)
+
+
+def test_maps_of_squares_stand_upright_when_reranked(data, network):
+    maps = extraction.ImageMaps(data, network, CONF)
+    square = data.images[2]
+    usual, turned = maps(square)[0], maps(square, squares_upright=True)[0]
+    assert usual.shape[:2] == (12, 16) and turned.shape[:2] == (16, 12)
+    photo = cv2.resize(
+        read_image(data.path(square)), (48, 64), interpolation=cv2.INTER_AREA
+    )
+    expected = network.maps(photo[None], tiny.LAYER)["features"][0]
+    np.testing.assert_allclose(turned, expected, rtol=1e-2, atol=1e-3)
+    np.testing.assert_array_equal(maps(square)[0], usual)  # both are kept
+    for name in data.images[:2]:
+        assert maps(name, True)[0] is maps(name)[0]

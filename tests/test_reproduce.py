@@ -168,7 +168,10 @@ def test_all_sweeps_run_then_the_tables_are_written(world, tmp_path, capsys):
     assert failures == ["a cell: no memory"]
     *swept, (notebook, parameters) = world
     assert [name for name, _, _ in swept] == list(reproduce.SWEEPS)
-    assert all(entry[1:] == ({"network": "n", "limit": 3}, 2) for entry in swept)
+    assert all(overrides == {"network": "n", "limit": 3} for _, overrides, _ in swept)
+    jobs = {name: count for name, _, count in swept}
+    assert jobs["table1b"] == 1  # it measures time
+    assert jobs["fig4"] == 2
     assert notebook == "05_paper_figures"
     assert parameters["network"] == "n" and parameters["resize"] == "1024x720"
     out = capsys.readouterr().out

@@ -14,8 +14,9 @@ PAPER = protocol.PRESETS["paper"]
 
 
 def best_region(query, features, cams, *rest, **options):
-    """The only match of one photo."""
-    (match,) = best_regions(query, [(features, cams)], *rest, **options)
+    """The only match of one photo whose CAM maps are the CAMs, up to their maxima."""
+    alone = np.eye(cams.shape[-1], dtype=np.float32)
+    (match,) = best_regions(query, [(features, cams)], alone, *rest, **options)
     return match
 
 
@@ -169,6 +170,7 @@ def test_every_box_is_described_and_the_best_is_kept(fitted):
 def test_cams_may_stay_on_their_coarser_grid(fitted):
     _, features, _ = planted()
     coarse = np.random.default_rng(2).random((7, 9, 3)).astype(np.float32)
+    coarse /= coarse.max(axis=(0, 1))
     fine = [reference.bilinear(coarse[..., c], (14, 18)) for c in range(3)]
     fine = np.stack(fine, axis=-1)
     box = cam_boxes(fine[..., :2].mean(axis=-1), [0.4])[0]
@@ -243,9 +245,11 @@ def test_photos_of_any_shapes_are_matched_as_if_alone(monkeypatch):
     ]
     fitted = whitening.fit(rng.random((40, 6)), "generated").keep(4)
     query = np.full(4, 0.5, np.float32)
-    alone = [best_regions(query, [pair], fitted)[0] for pair in maps]
+    weights = rng.standard_normal((2, 3)).astype(np.float32)
+    alone = [best_regions(query, [pair], weights, fitted)[0] for pair in maps]
     monkeypatch.setattr("cwr_utils.reranking.BATCH", 2)
-    for match, expected in zip(best_regions(query, maps, fitted), alone, strict=True):
+    together = best_regions(query, maps, weights, fitted)
+    for match, expected in zip(together, alone, strict=True):
         assert match.box == expected.box
         assert match.score == pytest.approx(expected.score, rel=1e-5)
         np.testing.assert_allclose(match.descriptor, expected.descriptor, rtol=1e-4)

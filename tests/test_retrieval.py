@@ -125,7 +125,10 @@ def in_database_order(result, name, images):
 def test_the_views_of_a_place_come_first(make, data, method):
     retrieving = make()
     result = retrieving.run(method)
-    assert retrieving.row(result)["mAP"] == 1
+    row = retrieving.row(result)
+    assert row["mAP"] == 1
+    assert (row["network"], row["layer"]) == ("tiny", tiny.LAYER)
+    assert (row["resize"], row["power"]) == (CONF.resize, 1.0)
     for query in data.queries:
         assert set(result.rankings[query.name]) == set(data.images)
 
@@ -203,6 +206,58 @@ def test_whitening_is_fitted_on_the_training_photos_alone(make, stores):
 
 
 # Self-match
+
+
+def test_kept_whitenings_are_shared_and_give_the_same_bits(
+    make, data, training_data, network, maps, stores, tmp_path, monkeypatch
+):
+    training = extraction.extract(training_data, network, tmp_path / "training", CONF)
+    fits, fit = [], retrieval.whitening.fit
+    monkeypatch.setattr(
+        retrieval.whitening, "fit", lambda *given: fits.append(1) or fit(*given)
+    )
+    methods = [ONLINE, OFFLINE, replace(OFFLINE, num_whitening_classes=2), METHODS[1]]
+    plain = make()
+    expected = [plain.run(method) for method in methods]
+    fits.clear()
+
+    def kept(**options):
+        return Retrieval(
+            data, *stores[:2], training, maps=maps, keep_whitenings=True, **options
+        )
+
+    for _ in range(2):
+        retrieving = kept()
+        for method, result in zip(methods, expected, strict=True):
+            assert same(retrieving.run(method), result)
+    assert len(fits) == 3  # ONLINE and OFFLINE have the same
+    kept(training_images=training.names[:20]).run(ONLINE)
+    assert len(fits) == 4
+
+
+def test_dimensions_are_lowered_to_half_of_the_vectors(data, stores):
+    chosen = stores[2].names[:10]
+    retrieving = Retrieval(data, *stores, training_images=chosen)
+    one = replace(ONLINE, num_whitening_classes=1, dimensions=512)
+    assert retrieving.supported(one).dimensions == 5
+    assert retrieving.supported(Method("gem", dimensions=6)).dimensions == 5
+    # Three vectors a photo are enough for each of the 12 channels.
+    three = replace(one, num_whitening_classes=3)
+    assert retrieving.supported(three) == replace(three, dimensions=12)
+    few = replace(one, dimensions=4)
+    assert retrieving.supported(few) == few
+    assert retrieving.supported(RAW) == RAW
+
+
+def test_forgotten_descriptors_come_back_with_the_same_bits(make):
+    retrieving = make()
+    methods = [OFFLINE, THEME, ONLINE, Method("gem", dimensions=10)]
+    before = [retrieving.run(method) for method in methods]
+    held = len(retrieving._memo)
+    retrieving.forget_descriptors()
+    assert len(retrieving._memo) == held - 3
+    for method, result in zip(methods, before, strict=True):
+        assert same(retrieving.run(method), result)
 
 
 def test_self_match_follows_the_ground_truth(make, data, stores):
@@ -393,7 +448,9 @@ def test_matches_are_computed_once(make, maps, monkeypatch):
     retrieving.run(replace(OFFLINE, **RERANK))
     asked = []
     many = maps.many
-    monkeypatch.setattr(maps, "many", lambda names: asked.append(names) or many(names))
+    monkeypatch.setattr(
+        maps, "many", lambda names, *_: asked.append(names) or many(names)
+    )
     retrieving.run(replace(OFFLINE, **RERANK, query_expansion=3))
     assert not any(asked)
     retrieving.run(replace(OFFLINE, rerank=10, rerank_classes=3))

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import nbformat
@@ -19,8 +20,10 @@ from PIL import Image
 from project import metrics
 
 from cwr_utils import __main__ as command
-from cwr_utils import aggregation, datasets, runs
+from cwr_utils import aggregation, datasets, extraction, runs
 from cwr_utils.datasets import DatasetError
+from cwr_utils.retrieval import Method
+from cwr_utils.store import StoreError
 
 EXTRACT, AGGREGATE, EVALUATE = runs.NOTEBOOKS[2:5]
 
@@ -432,6 +435,58 @@ def test_a_folder_without_queries_is_refused(photos):
         runs.load_data(str(photos / "plain"), "", str(photos / "first"), "")
 
 
+# Kernels that run one notebook many times
+
+
+def test_runs_in_one_kernel_share_stores_and_have_records_of_their_own(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "_shared", {})
+    monkeypatch.setattr(runs.networks, "load", lambda *names: tiny.network())
+    monkeypatch.setattr(extraction, "Describer", tiny.describer)
+    names = runs.defaults("one_method") | {
+        "dataset": str(photos / "first"),
+        "whitening_dataset": str(photos / "plain"),
+        "resize": tiny.RESIZE,
+        "power": 1.0,
+        "cache_dir": str(tmp_path),
+        "results_dir": str(tmp_path / "first"),
+    }
+    work = runs.open_workbench("one_method", names)
+    path = work.store_path(work.data)
+    extraction.extract(work.data, work.network, path / "database", work.conf)
+    extraction.extract_queries(work.data, work.network, path / "queries", work.conf)
+    path = work.store_path(work.training) / "database"
+    extraction.extract(work.training, work.network, path, work.conf)
+
+    def open_shared(**changes):
+        return runs.open_shared("one_method", names | changes)
+
+    first, stores = open_shared()
+    method = Method("online", 2, 2, 4)
+    stores.run(method)
+    assert list((path / "whitening").glob("*.npz"))  # for other kernels
+    second, again = open_shared(num_classes=3, results_dir=str(tmp_path / "second"))
+    assert again is stores and second.data is first.data
+    assert second.record.results_dir == tmp_path / "second"
+    assert second.record.parameters["num_classes"] == 3
+    assert first.record.parameters["num_classes"] == names["num_classes"]
+    with pytest.raises(StoreError, match="No store at .*power2"):
+        open_shared(power=2.0)
+    _, other = open_shared()
+    assert other is not stores
+    assert other.run(method).rankings == stores.run(method).rankings
+    # Whatever could change more than the method is loaded anew.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "_load", lambda record, namespace: work)
+    anew = set()
+    for name in names:
+        _, before = open_shared()
+        if open_shared(**{name: "changed"})[1] is not before:
+            anew.add(name)
+    assert names.keys() - anew == {*asdict(method), "cap_dimensions", "results_dir"}
+
+
 # Demo
 
 
@@ -587,3 +642,31 @@ def test_an_error_is_one_message(world, monkeypatch, capsys, arguments, message)
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err
     assert shown.out == ""
+
+
+def test_a_warm_kernel_loads_again_where_anything_it_loads_differs(
+    tmp_path, monkeypatch
+):
+    loaded = []
+
+    class Stores:
+        def forget_descriptors(self):
+            pass
+
+    def load(record, names):
+        loaded.append(names["weights"])
+        return SimpleWork(record)
+
+    @dataclass(frozen=True)
+    class SimpleWork:
+        record: object
+
+        def open_retrieval(self, **options):
+            return Stores()
+
+    monkeypatch.setattr(runs, "_load", load)
+    monkeypatch.setattr(runs, "_shared", {})
+    for weights in ("imagenet", "imagenet", None):
+        names = {"weights": weights, "results_dir": str(tmp_path)}
+        runs.open_shared("one_method", names)
+    assert loaded == ["imagenet", None]

@@ -297,7 +297,6 @@ def test_the_lines_of_the_readme_run(photos, others, tmp_path, monkeypatch):
     assert plt.get_fignums()
 
 
-def test_a_joined_store_names_what_it_lacks(photos, make):
-    make(photos, whitening=None)
+def test_a_joined_store_names_what_it_lacks():
     with pytest.raises(StoreError, match="1 images are in none of 0 stores: a"):
         search.JoinedStore([], {"a": "0"})

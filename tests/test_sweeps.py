@@ -1,8 +1,15 @@
 """Sweeps without a kernel: files, cells, failures, resume; and with warm kernels."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 
+import nbformat
 import pandas as pd
 import project
 import pytest
@@ -419,6 +426,102 @@ def test_a_fault_of_ours_keeps_its_traceback(world, monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(runs, "run_notebook", broken)
-    monkeypatch.setattr(sweeps, "_extract", lambda *arguments: {})
+    monkeypatch.setattr(sweeps, "_extract", lambda *arguments: None)
     with pytest.raises(ZeroDivisionError):
         command.main(["sweep", str(write_plan(world.root)), "-j", "2"])
+
+
+# Warm kernels
+
+TOY = """
+import json, os, signal, time
+from pathlib import Path
+
+assert "left" not in globals(), "a variable of another run"
+assert Path.cwd().name == "notebooks", "the folder of another run"
+left = os.chdir("..")
+if rerank == 1:
+    raise ValueError("no such thing")
+if rerank == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+if rerank == 3 and not Path("asleep").exists():
+    Path("asleep").write_text(str(os.getpid()))
+    time.sleep(100)
+folder = Path("notebooks", results_dir)
+row = {"rerank": rerank, "process": os.getpid()}
+(folder / "metrics.json").write_text(json.dumps([row]))
+parameters = {"rerank": rerank, "results_dir": results_dir}
+run = {"one_method": {"parameters": parameters}}
+(folder / "run.json").write_text(json.dumps(run))
+"""
+COMMAND = """
+import pathlib, sys
+from cwr_utils import __main__, runs, sweeps
+
+runs.ROOT = pathlib.Path(sys.argv[1])
+sweeps._extract = lambda *arguments: None
+sys.exit(__main__.main(["sweep", sys.argv[2], "-j", "2"]))
+"""
+
+
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """Folder of a project with a notebook that loads nothing, and no extraction."""
+    cells = [
+        nbformat.v4.new_code_cell("rerank = 0\nresults_dir = ''"),
+        nbformat.v4.new_code_cell(TOY),
+    ]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    notebook.metadata["language_info"] = {"name": "python"}
+    (tmp_path / "notebooks/sweeps").mkdir(parents=True)
+    nbformat.write(notebook, tmp_path / "notebooks/sweeps/one_method.ipynb")
+    shutil.copy(runs.notebook_path(EXTRACT), tmp_path / "notebooks")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(sweeps, "_extract", lambda *arguments: None)
+    return tmp_path
+
+
+def toy_plan(folder, *values):
+    grid = {"rerank": list(values)}
+    return write_plan(folder, notebooks=["one_method"], grid=grid, parameters={})
+
+
+def test_cells_share_a_kernel_and_nothing_else(toys):
+    """Not its variables, its working folder or its faults."""
+    failures = sweeps.run_sweep(toy_plan(toys, 4, 1, 5, 2, 6))
+    assert len(failures) == 2
+    assert "one_method failed in cell 3: ValueError: no such thing" in failures[0]
+    assert failures[1].startswith("rerank-2: one_method stopped: Kernel died")
+    table = pd.read_csv(toys / "results/plan/metrics.csv").set_index("rerank")
+    assert table.index.tolist() == [4, 5, 6]
+    first, second, third = table["process"]
+    assert first == second != third
+    assert sweeps.run_sweep(toy_plan(toys, 4, 5, 6)) == []
+    again = pd.read_csv(toys / "results/plan/metrics.csv").set_index("rerank")
+    assert again["process"].tolist() == [first, second, third]
+
+
+def test_ctrl_c_ends_running_cells_at_once_and_the_next_sweep_goes_on(toys):
+    file = toy_plan(toys, 4, 3)
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(toys), str(file)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    finished = toys / "results/plan/rerank-4/run.json"
+    while not ((toys / "asleep").exists() and finished.exists()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode == 130 and "the same command goes on" in shown
+    assert "Traceback" not in shown
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((toys / "asleep").read_text()), 0)
+    assert not (toys / "results/plan/rerank-3/run.json").exists()
+    before = json.loads(finished.with_name("metrics.json").read_text())
+    assert sweeps.run_sweep(file) == []
+    assert len(pd.read_csv(toys / "results/plan/metrics.csv")) == 2
+    assert json.loads(finished.with_name("metrics.json").read_text()) == before

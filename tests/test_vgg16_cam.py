@@ -249,6 +249,8 @@ def test_imagenet_weights_are_found_or_explained(tmp_path, monkeypatch, theano_f
         networks.load("vgg16-cam")
     for part in (
         *vgg16_cam.FILES,
+        vgg16_cam.AUTHORS_URL,
+        vgg16_cam.ZHOU_URL,
         "82 MB",
         "72 MB",
         "github.com/imatge-upc/retrieval-2017-cam",
@@ -263,6 +265,10 @@ def test_imagenet_weights_are_found_or_explained(tmp_path, monkeypatch, theano_f
     network = load("imagenet")
     path = weights_folder() / theano_file.name
     assert network.weights_sha256 == load(path).weights_sha256
+    networks.save_weights(network, weights_folder() / vgg16_cam.FILES[2])
+    path.unlink()
+    logits = load("imagenet").maps(IMAGES)["logits"]
+    np.testing.assert_array_equal(logits, network.maps(IMAGES)["logits"])
 
 
 # The published size
@@ -287,14 +293,35 @@ def test_published_network():
 
 def test_top5_tells_right_weights_from_random_ones():
     table = networks.check_top5(networks.load("efficientnet-lite0"))
-    assert list(table) == ["china.jpg", "flower.jpg"] and list(table.index) == [
-        1,
-        2,
-        3,
-        4,
-        5,
-    ]
+    assert list(table) == ["china.jpg", "flower.jpg", "china.jpg upside down"]
+    assert list(table.index) == [1, 2, 3, 4, 5]
     assert table.loc[1, "china.jpg"].startswith("bell cote (")
     assert table.loc[1, "flower.jpg"].startswith("daisy (")
     random = networks.check_top5(networks.load("vgg16-cam", None, sizes=SIZES))
     assert not random["flower.jpg"].str.contains("daisy").any()
+
+
+def test_top5_tells_kernels_that_are_turned():
+    """Their shapes are right; the upright column and the other change places."""
+    network = networks.load("efficientnet-lite0")
+    for weight in network.backbone.weights:
+        if weight.name.endswith("kernel"):
+            weight.assign(np.asarray(weight)[::-1, ::-1])
+    table = networks.check_top5(network)
+    assert table.loc[1, "china.jpg upside down"].startswith("bell cote (")
+    assert not table["china.jpg"].str.contains("bell cote").any()
+
+
+def test_a_theano_file_that_was_turned_already_is_seen_upside_down(tmp_path):
+    """Exactly so: no error can be raised, all shapes fit."""
+    layers = keras1_layers(make_layers(cam_inputs=8))
+    right = load(write_keras1(tmp_path / "right.h5", layers))
+    for name, arrays in layers.items():
+        if arrays and arrays[0].ndim == 4:
+            layers[name] = (arrays[0][:, :, ::-1, ::-1], *arrays[1:])
+    turned = load(write_keras1(tmp_path / "turned.h5", layers))
+    images = IMAGES[:, :32, :48]  # whole cells: pooling drops no border
+    found = turned.maps(images[:, ::-1, ::-1])["logits"]
+    expected = right.maps(images)["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(turned.maps(images)["logits"] - expected).max() > 0.1

@@ -3,7 +3,9 @@
 import io
 import os
 import pickle
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -199,6 +201,61 @@ def test_other_files_are_refused(tmp_path, fitted):
         Whitening.load(tmp_path / "shapes.npz")
 
 
+class Vectors:
+    """Training vectors that count how often they are asked for."""
+
+    def __init__(self, seed=0):
+        self.seed, self.calls = seed, 0
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep(0.02)
+        return vectors(60, seed=self.seed)
+
+
+def same(first, second):
+    return all(
+        np.array_equal(getattr(first, name), value)
+        for name, value in vars(second).items()
+    )
+
+
+def test_a_whitening_is_fitted_once_by_all_who_ask(tmp_path):
+    asked = Vectors()
+
+    def ask(_):
+        return whitening.fit_once(tmp_path / "new", {"layer": "a"}, asked, "generated")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert asked.calls == 1
+    assert all(same(one, whitening.fit(vectors(60), "generated")) for one in found)
+    assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".npz"]
+
+
+@pytest.mark.parametrize(
+    ("key", "source"), [({"layer": "b"}, "generated"), ({"layer": "a"}, "others")]
+)
+def test_another_key_or_source_is_another_file(tmp_path, key, source):
+    first, second = Vectors(), Vectors(seed=1)
+    whitening.fit_once(tmp_path, {"layer": "a"}, first, "generated")
+    found = whitening.fit_once(tmp_path, key, second, source)
+    assert second.calls == 1 and same(found, whitening.fit(vectors(60, seed=1), source))
+
+
+def test_a_damaged_file_is_fitted_again_and_said(tmp_path, capsys):
+    asked = Vectors()
+    for calls in (1, 2, 2):
+        found = whitening.fit_once(tmp_path, {}, asked, "generated")
+        assert asked.calls == calls
+        assert same(found, whitening.fit(vectors(60), "generated"))
+        (file,) = tmp_path.iterdir()
+        if calls == 1:
+            assert capsys.readouterr().out == ""
+            file.write_bytes(file.read_bytes()[:-200])
+    assert f"{file} is no whitening file" in capsys.readouterr().out
+
+
 def test_photos_under_test_are_refused_by_content():
     with pytest.raises(WhiteningError, match="2 of the 3 whitening photos"):
         refuse_test_images(["a", "b", "c", "c"], ["b", "c", "d"])
@@ -208,3 +265,17 @@ def test_photos_under_test_are_refused_by_content():
 
 def test_only_the_long_name_allows_them():
     refuse_test_images(["a"], ["a"], i_know_this_fits_whitening_on_the_test_set=True)
+
+
+@pytest.mark.parametrize(("channels", "dimensions"), [(8, 5), (8, 8), (200, 150)])
+def test_scaled_sums_are_sums_of_whitened_vectors(channels, dimensions):
+    """Also in several blocks of columns, and with vectors of zeros and any length."""
+    training = vectors(400, channels)
+    fitted = whitening.fit(training, "generated").keep(dimensions)
+    others = vectors(7, channels, seed=1) * 3
+    others[2] = 0
+    s, t = fitted.scales(others)
+    expected = fitted(others).sum(axis=0)
+    got = fitted.unscale((s[:, None] * others).sum(axis=0)[None], t.sum(keepdims=True))
+    np.testing.assert_allclose(got[0], expected, rtol=1e-3, atol=1e-3)
+    assert s[2] == t[2] == 0

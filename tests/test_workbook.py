@@ -1,12 +1,13 @@
 """All notebooks through papermill on a slice of the demo, as a person runs them."""
 
 import json
+from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 
-from cwr_utils import runs
+from cwr_utils import runs, sweeps
 
 PARAMETERS = {
     "limit": 24,
@@ -102,6 +103,29 @@ def test_a_second_run_extracts_nothing(workbook, tmp_path):
     again = {**parameters(workbook), "results_dir": str(tmp_path)}
     target, _ = runs.run_notebook("02_extract_features", again, tmp_path)
     assert target.read_text().count("extraction skipped") == 3
+
+
+def test_one_method_scores_the_same_in_any_kernel_and_in_notebook_04(
+    workbook, tmp_path
+):
+    """A warm kernel has run another cell before; a cold one starts from nothing."""
+    chosen = {**parameters(workbook), "query_expansion": 0, "rerank": 0}
+    other = {**chosen, "aggregation": "offline", "num_classes": 8}
+    places = {name: str(tmp_path / name) for name in ("other", "warm", "cold")}
+    with sweeps.WarmKernel(threads=2) as kernel:
+        kernel.run("one_method", other | {"results_dir": places["other"]}, tmp_path)
+        kernel.run("one_method", chosen | {"results_dir": places["warm"]}, tmp_path)
+    runs.run_notebook("one_method", chosen | {"results_dir": places["cold"]}, tmp_path)
+    rows = {}
+    for name, place in places.items():
+        (rows[name],) = json.loads((Path(place) / "metrics.json").read_text())
+        assert rows[name].pop("seconds_query") > 0
+    assert rows["warm"] == rows["cold"] != rows["other"]
+    table = json.loads((workbook / "results/metrics.json").read_text())
+    assert rows["cold"] in table
+    recorded = json.loads((tmp_path / "warm/run.json").read_text())["one_method"]
+    evaluated = json.loads((workbook / "results/run.json").read_text())
+    assert recorded["dataset_sha256"] == evaluated[runs.NOTEBOOKS[4]]["dataset_sha256"]
 
 
 def test_a_failing_notebook_names_the_cell_and_the_error(tmp_path):

@@ -45,7 +45,7 @@ def network(seed: int = 0, name: str = "tiny") -> CamNetwork:
     mean = backbone.predict_on_batch(scenes).mean(axis=(0, 1, 2))
     weights -= np.outer(mean, mean @ weights) / (mean @ mean)
     weights[:, -1] = -1
-    return CamNetwork(
+    tiny = CamNetwork(
         name,
         backbone,
         weights,
@@ -54,6 +54,8 @@ def network(seed: int = 0, name: str = "tiny") -> CamNetwork:
         _preprocess,
         identity,
     )
+    tiny.recipe = network, (seed, name)
+    return tiny
 
 
 # One graph for each network, setting and size, not for each extraction: tests put it in

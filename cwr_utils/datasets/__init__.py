@@ -6,7 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from cwr_utils.datasets import everyday, folder, monuments, oxford_paris, street
+from cwr_utils.datasets import (
+    everyday,
+    folder,
+    monuments,
+    oxford_paris,
+    revisited,
+    street,
+)
 from cwr_utils.datasets.base import Dataset, DatasetError, Query
 
 __all__ = ["Dataset", "DatasetError", "Query", "available", "load", "load_demo"]
@@ -21,6 +28,12 @@ _SOURCES: dict[str, Callable[..., Dataset]] = {
     "oxford105k": partial(oxford_paris.load, "oxford105k"),
     "paris106k": partial(oxford_paris.load, "paris106k"),
     "flickr100k": partial(oxford_paris.load, "flickr100k"),
+    **{name: partial(revisited.load, name) for name in revisited.BASES},
+    **{
+        f"{name}-{difficulty}": partial(revisited.load, name, difficulty=difficulty)
+        for name in revisited.BASES
+        for difficulty in ("easy", "hard")
+    },
 }
 
 
@@ -36,7 +49,9 @@ def load(name: str, data_root: str | Path = "data", **options: object) -> Datase
         name: "monuments" (the demo) and "monuments_whitening" (to fit its whitening
             on), "street" (the demo without apt), "everyday" (no buildings),
             "oxford5k", "paris6k", the same with 100k distractors ("oxford105k",
-            "paris106k"), these alone ("flickr100k"), or a folder with photos.
+            "paris106k"), these alone ("flickr100k"), the revisited sets
+            ("roxford5k" and "rparis6k" with medium difficulty, "roxford5k-easy",
+            "roxford5k-hard" ...), or a folder with photos.
         data_root: where fetched photos are kept; for Oxford and Paris the folder with
             images and ground truth; unused for a folder.
         options: of the source, see the `load` function of its module: `package` (a

@@ -70,6 +70,7 @@ class Dataset:
         images: names, in the order of every matrix made from them.
         queries: may be empty (a collection to fit the whitening on).
         note: one line that says what this is; shown with every table.
+        paths: files of the images, and of query images that are not among them.
     """
 
     name: str
@@ -154,10 +155,15 @@ class Dataset:
             ),
         )
 
+    @property
+    def _files(self) -> tuple[str, ...]:
+        """Images, and query images that are not among them, each once."""
+        return tuple(dict.fromkeys((*self.images, *(q.image for q in self.queries))))
+
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every image file, by name."""
-        digests = _for_each(self.images, self._sha256, f"Hashing {self.name}")
-        return dict(zip(self.images, digests, strict=True))
+        """SHA-256 of the file of every image and query image, by name."""
+        digests = _for_each(self._files, self._sha256, f"Hashing {self.name}")
+        return dict(zip(self._files, digests, strict=True))
 
     def checksum(self, hashes: Mapping[str, str] | None = None) -> str:
         """One SHA-256 over names, files and ground truth.
@@ -170,7 +176,7 @@ class Dataset:
             [q.name, q.image, q.box, sorted(q.positives), sorted(q.junk)]
             for q in self.queries
         ]
-        content = [[[name, hashes[name]] for name in self.images], truth]
+        content = [[[name, hashes[name]] for name in self._files], truth]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _sha256(self, name: str) -> str:
@@ -186,6 +192,7 @@ def checked_dataset(
     credits: Mapping[str, str] | None = None,
     problems: Iterable[str] = (),
     advice: str = "",
+    query_paths: Mapping[str, Path] | None = None,
 ) -> Dataset:
     """A `Dataset`, after every file, name and box was looked at.
 
@@ -197,6 +204,7 @@ def checked_dataset(
         credits: author and licence by image name.
         problems: what the caller found already.
         advice: what the user can do about problems.
+        query_paths: files of query images that are not to be found.
 
     Raises:
         DatasetError: with ALL problems: unreadable or truncated images, names that
@@ -205,16 +213,17 @@ def checked_dataset(
     found = list(problems)
     if not paths and not found:
         found.append("There are no images.")
-    unreadable = {n: p for n, p in unreadable_images(paths).items() if p}
+    files = {**paths, **(query_paths or {})}
+    unreadable = {n: p for n, p in unreadable_images(files).items() if p}
     found += unreadable.values()
     for query in queries:
-        found += _query_problems(query, paths, unreadable)
+        found += _query_problems(query, paths, files, unreadable)
     times = Counter(query.name for query in queries)
     found += [f"{n} queries are named {name!r}." for name, n in times.items() if n > 1]
     if found:
         count = f"{len(found)} problem" + ("s" if len(found) > 1 else "")
         raise DatasetError(f"Data set {name!r} has {count}:", found, advice)
-    return Dataset(name, tuple(paths), tuple(queries), note, dict(paths), credits or {})
+    return Dataset(name, tuple(paths), tuple(queries), note, files, credits or {})
 
 
 def unreadable_images(paths: Mapping[str, Path]) -> dict[str, str]:
@@ -232,17 +241,20 @@ def _problem(path: Path) -> str:
 
 
 def _query_problems(
-    query: Query, paths: Mapping[str, Path], unreadable: Mapping[str, str]
+    query: Query,
+    paths: Mapping[str, Path],
+    files: Mapping[str, Path],
+    unreadable: Mapping[str, str],
 ) -> list[str]:
     start = f"Query {query.name!r}"
     problems = []
     if not query.name or query.name.startswith(".") or set(query.name) & set("/\\\0"):
         problems.append(f"{start}: the name must be a file name, without slashes.")
-    if query.image not in paths:
+    if query.image not in files:
         problems.append(f"{start}: its image {query.image!r} is not in the folder.")
     elif query.box is not None and query.image not in unreadable:
         try:
-            check_box(query.box, image_size(paths[query.image]))
+            check_box(query.box, image_size(files[query.image]))
         except ValueError as error:
             problems.append(f"{start}, image {query.image!r}: {error}")
     for kind, names in (("positive", query.positives), ("junk", query.junk)):

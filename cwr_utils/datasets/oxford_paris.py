@@ -17,7 +17,7 @@ ones. Copies elsewhere differ more: one on Kaggle cost a project 10 points of mA
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,6 +233,36 @@ def load(
     for part, place in absent.items():
         folders[part] = _get(part, place, top / "downloads")
     return _read(name, folders, _TRUTH.get(base), skip_unreadable)
+
+
+def find_images_of(
+    base: str, top: Path, roots: Sequence[Path], download: bool, problems: list[str]
+) -> dict[str, Path]:
+    """The photos alone, for another ground truth of the same.
+
+    Args:
+        base: "oxford5k" or "paris6k".
+        top: archives go to its `downloads`, photos to its subfolder `base`.
+        roots: where the folder of photos may be.
+        download: fetch them if it is not there.
+        problems: takes what is wrong with them.
+
+    Returns:
+        Name -> file, of the images that can be used.
+
+    Raises:
+        DatasetError: if they are not there, or cannot be fetched.
+    """
+    part = _IMAGES[base]
+    folder, place = part.find_in(*roots), top / base / part.folders[0]
+    if folder is None and not download:
+        raise DatasetError(
+            f"{base} is not complete at data_root={str(top)!r}:",
+            [part.missing_from(root) for root in roots],
+            f"download=True fetches it. By hand: {part.by_hand(place)}",
+        )
+    folder = folder or _get(part, place, top / "downloads")
+    return _read_images(part, folder, problems)
 
 
 def recognise(folder: str | Path) -> str | None:

@@ -278,7 +278,8 @@ def ablation_curves(
         style = {"facecolors": "none", "edgecolors": BLACK}
         handles.append(panels[0, 0].scatter([], [], marker="D", s=26, **style))
         labels.append(plain_text(label))
-    columns = min(len(handles), 4 if published is None else 3)
+    rows = -(-len(handles) // int(size[0] / 1.1))
+    columns = -(-len(handles) // rows)
     fig.legend(handles, labels, loc="outside lower center", ncols=columns)
     return fig
 

@@ -23,6 +23,7 @@ from cwr_utils.networks.cam_network import (
 from cwr_utils.networks.check import check_top5
 from cwr_utils.networks.importers import WeightsError
 from cwr_utils.networks.importers.keras_file import save_weights
+from cwr_utils.protocol import Protocol
 
 __all__ = [
     "CamNetwork",
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "save_weights",
     "top_classes",
+    "under",
 ]
 
 
@@ -69,6 +71,20 @@ def load(
         ValueError: if the name is unknown, or the network's CAM would not be exact.
         WeightsError: if the weights cannot be had; it says what to do.
     """
+    network = _load(name, weights, seed, **options)
+    # A path may be relative, and other processes work elsewhere.
+    if weights not in ("imagenet", None):
+        weights = os.path.abspath(weights)
+    settings = tuple(sorted(options.items()))
+    network.recipe = _load_again, (name, weights, seed, settings)
+    return network
+
+
+def _load_again(name, weights, seed, options) -> CamNetwork:
+    return load(name, weights, seed, **dict(options))
+
+
+def _load(name, weights, seed, **options: Any) -> CamNetwork:
     if name in efficientnet_lite.SCALES:
         return efficientnet_lite.load(name, weights, seed, **options)
     if name == vgg16_cam.NAME:
@@ -82,3 +98,13 @@ def load(
         f"unknown network {name!r}; similar: {', '.join(similar) or 'none'}; "
         f"all of them: {', '.join(available())}"
     )
+
+
+def under(network: CamNetwork, protocol: Protocol) -> CamNetwork:
+    """The network as a protocol has it: VGG-16-CAM with its `mean_order`.
+
+    The name of the network then says so, and with it every store and table.
+    """
+    if not network.name.startswith(vgg16_cam.NAME):
+        return network
+    return vgg16_cam.reorder_mean(network, protocol.mean_order)

@@ -87,6 +87,8 @@ class CamNetwork:
         default_layer: the layer pooled unless another is named: the paper's, or
             else one with stride 16 and no negative values, like conv5_1 in the
             paper's VGG-16.
+        recipe: a function and its arguments, hashable, that make the same network in
+            another process; None if there is no such function.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class CamNetwork:
         self.class_bias = np.asarray(class_bias, np.float32)
         self.class_names = list(class_names)
         self.weights_sha256 = weights_sha256
+        self.recipe: tuple[Callable[..., CamNetwork], tuple] | None = None
         self._preprocess = preprocess
         self._default_layer = default_layer
         self._maps_models: dict[str, keras.Model] = {}

@@ -39,6 +39,9 @@ NAMES = (
     "ResNet152V2",
     "Xception",
 )
+# The paper's: the authors' code pools the output of the last block, as it does with
+# DenseNet-161. The others have the default of `CamNetwork`.
+_DEFAULT_LAYERS = {"ResNet50": "conv5_block3_out"}
 _DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
 
@@ -46,6 +49,10 @@ def load(
     name: str, weights: str | os.PathLike | None = "imagenet", seed: int = 0
 ) -> CamNetwork:
     """Load a network of `keras.applications`, e.g. "keras:ResNet50".
+
+    Its default layer is the last one, 2,048 channels with stride 32: features and CAM
+    maps are then the same tensor. Deviation: the authors' weights are torchvision's;
+    Keras's are of another training, with the stride in another convolution.
 
     Args:
         name: "keras:" and the name of the constructor.
@@ -84,6 +91,7 @@ def load(
             images, data_format="channels_last"
         ),
         weights_sha256=weights_id,
+        default_layer=_DEFAULT_LAYERS.get(name.removeprefix(PREFIX)),
     )
 
 

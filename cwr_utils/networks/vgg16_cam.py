@@ -30,8 +30,14 @@ from cwr_utils.networks.importers import (
 )
 
 NAME = "vgg16-cam"
-# What weights="imagenet" looks for, in this order.
-FILES = ("vgg_cam_weights.h5", "vgg16CAM_train_iter_90000.caffemodel")
+# What weights="imagenet" looks for, in this order: the authors', Zhou's, our own.
+FILES = (
+    "vgg_cam_weights.h5",
+    "vgg16CAM_train_iter_90000.caffemodel",
+    "vgg16-cam.weights.h5",
+)
+AUTHORS_URL = "https://drive.google.com/open?id=0BwotWbbE50RQLWtPZ1VWTDYzUlE"
+ZHOU_URL = f"http://cnnlocalization.csail.mit.edu/demoCAM/models/{FILES[1]}"
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each block
 _MEAN_BGR = (103.939, 116.779, 123.68)
@@ -64,11 +70,11 @@ def load(
     """Load VGG-16-CAM.
 
     Args:
-        weights: "imagenet" for one of `FILES` in Keras's folder for weights (no
-            program can download them: the error says how to get them), None for
-            random ones, or a path, whose ending says what it is: ``.caffemodel``
-            Zhou's, ``.h5`` the authors' (Keras 1 on Theano), ``.weights.h5`` or
-            ``.keras`` our own (`save_weights`).
+        weights: "imagenet" for one of `FILES` in Keras's folder for weights (they are
+            fetched by hand: the error says how), None for random ones, or a path,
+            whose ending says what it is: ``.caffemodel`` Zhou's, ``.h5`` the authors'
+            (Keras 1 on Theano), ``.weights.h5`` or ``.keras`` our own
+            (`save_weights`).
         seed: of the random weights.
         mean_order: "bgr" subtracts from each channel its own mean; "swapped" blue's
             mean from red and red's from blue, as the authors' code does. Deviation:
@@ -91,16 +97,35 @@ def load(
     else:
         weights_id = _load_file(model, Path(weights))
     class_weights, class_bias = model.layers[-1].get_weights()
-    mean = _MEAN_BGR if mean_order == "bgr" else _MEAN_BGR[::-1]
-    return CamNetwork(
-        name=NAME if mean_order == "bgr" else f"{NAME}:swapped-mean",
+    return _with_mean(
+        mean_order,
         backbone=keras.Model(model.input, model.get_layer("CAM_conv").output),
         class_weights=class_weights,
         class_bias=class_bias,
         class_names=class_names()[: sizes.classes],
-        preprocess=lambda images: preprocess(images, mean),
         weights_sha256=weights_id,
+    )
+
+
+def reorder_mean(network: CamNetwork, mean_order: str) -> CamNetwork:
+    """The same layers behind another `mean_order`; see `load`."""
+    return _with_mean(
+        mean_order,
+        backbone=network.backbone,
+        class_weights=network.class_weights,
+        class_bias=network.class_bias,
+        class_names=network.class_names,
+        weights_sha256=network.weights_sha256,
+    )
+
+
+def _with_mean(mean_order: str, **parts: Any) -> CamNetwork:
+    mean = _MEAN_BGR if mean_order == "bgr" else _MEAN_BGR[::-1]
+    return CamNetwork(
+        name=NAME if mean_order == "bgr" else f"{NAME}:swapped-mean",
+        preprocess=lambda images: preprocess(images, mean),
         default_layer="conv5_1",
+        **parts,
     )
 
 
@@ -138,17 +163,16 @@ def _find_file() -> Path:
     for name in FILES:
         if (folder / name).is_file():
             return folder / name
-    authors, zhou = FILES
+    authors, zhou, own = FILES
     raise WeightsError(
         f"the weights of {NAME} must be fetched by hand. Either {authors} (82 MB; the "
-        "authors', Keras 1 on Theano): follow 'CAM-VGG-16 Weights' in the README of "
-        "https://github.com/imatge-upc/retrieval-2017-cam to Google Drive. Or "
-        f"{zhou} (72 MB; Zhou's, from which the former was made): "
-        f"http://cnnlocalization.csail.mit.edu/demoCAM/models/{zhou}, linked from "
-        "https://github.com/zhoubolei/CAM. (Sizes are computed from the layers; no "
-        f"checksum is published.) Put it into {folder} under that name, or give its "
-        "path as `weights`, then look at networks.check_top5(network). "
-        "weights=None makes random ones"
+        f"authors', Keras 1 on Theano): {AUTHORS_URL}, linked from "
+        "https://github.com/imatge-upc/retrieval-2017-cam as 'CAM-VGG-16 Weights'. Or "
+        f"{zhou} (72 MB; Zhou's, from which the former was made): {ZHOU_URL}, linked "
+        "from https://github.com/zhoubolei/CAM. (Sizes are computed from the layers; "
+        f"no checksum is published.) Put it into {folder} under that name, or give its "
+        "path as `weights`, then look at networks.check_top5(network). A file of "
+        f"networks.save_weights may lie there as {own}. weights=None makes random ones"
     )
 
 

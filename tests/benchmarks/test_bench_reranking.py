@@ -1,0 +1,81 @@
+"""Re-ranking 100 photos for one query: forward passes, stored maps, and the rest."""
+
+import numpy as np
+import pytest
+import tiny
+from conftest import seconds
+from test_bench_extraction import photos
+
+from cwr_utils import networks, reranking, whitening
+from cwr_utils.extraction import ExtractionConf, ImageMaps
+from cwr_utils.images import ResizePolicy, read_image, resize_image
+
+PHOTOS, CLASSES = 100, [497, 663, 832, 442, 668, 839]
+
+
+@pytest.fixture(scope="module")
+def setting(full_size, tmp_path_factory):
+    """Photos, their maps on disk as float16, a whitening and a query."""
+    folder = tmp_path_factory.mktemp("reranking")
+    if full_size:
+        network = networks.load("efficientnet-lite0")
+        conf, size, count = ExtractionConf("block6b_expand_relu"), (1024, 768), PHOTOS
+        classes = CLASSES
+    else:
+        network, size, count = tiny.network(), (96, 72), 3
+        conf, classes = ExtractionConf(resize=tiny.RESIZE), [0, 1, 2]
+    data = photos(folder / "photos", count, size)
+    maps = ImageMaps(data, network, conf, cache_bytes=0)
+    for name, (features, cam_maps) in zip(
+        data.images, maps.many(data.images), strict=True
+    ):
+        np.save(folder / f"{name}-features.npy", features)
+        np.save(folder / f"{name}-cam_maps.npy", cam_maps)
+    channels = features.shape[-1]
+    training = np.random.default_rng(0).random((4 * channels, channels), np.float32)
+    fitted = whitening.fit(training, "generated").keep(min(512, channels))
+    query = fitted(training[:1])[0]
+    return folder, data, network, conf, maps, fitted, query, classes
+
+
+@pytest.mark.parametrize("source", ["forward passes", "stored maps"])
+def test_bench_reranking(compare, setting, source):
+    folder, data, network, conf, maps, fitted, query, classes = setting
+    policy = ResizePolicy.parse(conf.resize)
+    resized = [resize_image(read_image(data.path(n)), policy) for n in data.images]
+
+    def computed():
+        return maps.many(data.images)
+
+    def stored():
+        for name in data.images:
+            yield tuple(
+                np.load(folder / f"{name}-{kind}.npy")
+                for kind in ("features", "cam_maps")
+            )
+
+    def rerank(source):
+        weights = network.class_weights[:, classes]
+        return reranking.best_regions(query, source, weights, fitted)
+
+    def forward():
+        for photo in resized:
+            network.maps(photo[None], conf.layer)
+
+    chosen = computed if source == "forward passes" else stored
+    found = []
+    compare(
+        f"Re-ranking {len(resized)} photos, maps from {source}, against bare forward "
+        "passes",
+        lambda: found.append(rerank(chosen())),
+        forward,
+        rounds=2,
+        target="near 1, or near the reading of maps",
+        names=("re-ranking", "forward passes"),
+        reading_stored_maps_alone_s=lambda: seconds(lambda: list(stored())),
+        bytes_of_maps_a_photo=sum(a.nbytes for a in next(stored())),
+    )
+    expected = rerank(stored())
+    for ours, other in zip(found[-1], expected, strict=True):
+        assert ours.box == other.box
+        np.testing.assert_allclose(ours.score, other.score, atol=1e-6)

@@ -1,0 +1,135 @@
+"""Thousands of random searches, scored here and by the rules written a second time."""
+
+import os
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+import reference_ap
+
+from cwr_utils import datasets, evaluation, ranking
+
+SEARCHES = 2000
+KINDS = ("easy", "hard", "unclear")
+IMAGES = [f"all_souls_{number:06d}" for number in range(40)]
+
+
+@dataclass(frozen=True)
+class Query:
+    name: str
+    positives: frozenset
+    junk: frozenset
+    image: str = "not in the database"
+
+
+def ranked(scores):
+    """Best first; of equals the earlier image."""
+    expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    assert ranking.order(scores).tolist() == expected
+    return [IMAGES[i] for i in expected]
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    """Data set, rankings and, for each query, its own ground truth.
+
+    Official files; half of the ground truth is as Windows writes it.
+    """
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("oxford5k")
+    photo = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    for folder in ("images", "gt", "linux"):
+        (root / folder).mkdir()
+    (root / "images" / f"{IMAGES[0]}.png").write_bytes(photo)
+    for name in IMAGES[1:]:
+        link = root / "images" / f"{name}.png"
+        os.link(root / "images" / f"{IMAGES[0]}.png", link)
+    rankings = {}
+    for number in range(SEARCHES):
+        query = f"all_souls_{number}"
+        mixed = rng.permutation(IMAGES).tolist()
+        good, ok, junk, _ = np.split(mixed, np.sort(rng.integers(0, 20, 3)))
+        own = rng.choice(IMAGES)
+        texts = {"query": [f"oxc1_{own} 1 1 8 8"], "good": good, "ok": ok, "junk": junk}
+        if not len(good) + len(ok):
+            texts |= {"good": mixed[-1:]}
+        for kind, lines in texts.items():
+            name, text = f"{query}_{kind}.txt", "".join(f"{line}\n" for line in lines)
+            (root / "linux" / name).write_bytes(text.encode())
+            text = text.replace("\n", rng.choice(["\n", "\r\n"]))
+            (root / "gt" / name).write_bytes(text.encode())
+        ties = rng.integers(0, rng.integers(1, 40), len(IMAGES))
+        # A short list misses positives.
+        rankings[query] = ranked(ties)[: rng.integers(1, len(IMAGES) + 1)]
+    return datasets.load("oxford5k", root), rankings, root / "linux"
+
+
+def test_the_official_program_agrees_on_the_files(searches, tmp_path):
+    data, rankings, truth = searches
+    evaluation.write_rankings(rankings, tmp_path)
+    assert evaluation.read_rankings(tmp_path) == rankings
+    # As the ground truth says: the query's photo counts only where it is listed.
+    table = evaluation.evaluate(rankings, map(_as_listed, data.queries), False)
+    expected = [
+        reference_ap.compute_ap(truth / query.name, tmp_path / f"{query.name}.txt")
+        for query in data.queries
+    ]
+    assert len(expected) == SEARCHES and 0 < min(table["positives"])
+    np.testing.assert_allclose(table["ap"], expected, rtol=0, atol=1e-12)
+    found = evaluation.mean_average_precision(table)
+    assert found == pytest.approx(sum(expected) / SEARCHES, abs=1e-12)
+
+
+def _as_listed(query):
+    return Query(query.name, query.positives, query.junk)
+
+
+def test_a_ranking_file_byte_by_byte(searches, tmp_path):
+    """Names as in the ground truth: no `oxc1_`, no suffix; LF, also at the end."""
+    data, *_ = searches
+    evaluation.write_rankings({data.queries[0].name: data.images[:2]}, tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert file.name == "all_souls_0.txt"
+    assert file.read_bytes() == b"all_souls_000000\nall_souls_000001\n"
+
+
+def test_the_official_program_finds_nothing_in_a_file_with_windows_ends(tmp_path):
+    """Why ours end in LF."""
+    for kind, text in {"good": "a\n", "ok": "", "junk": ""}.items():
+        (tmp_path / f"q_{kind}.txt").write_text(text, newline="\n")
+    for text, ap in {"a\nb\n": 1, "a\r\nb\r\n": 0}.items():
+        (tmp_path / "ranks.txt").write_bytes(text.encode())
+        assert reference_ap.compute_ap(tmp_path / "q", tmp_path / "ranks.txt") == ap
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
+def test_the_revisited_rule_agrees(difficulty):
+    rng = np.random.default_rng(1)
+    depths = (1, 5, 10)
+    rankings, queries, expected = {}, [], []
+    for number in range(SEARCHES):
+        sizes = np.sort(rng.integers(0, rng.integers(1, 30), 3))
+        easy, hard, unclear, _ = np.split(rng.permutation(IMAGES), sizes)
+        labels = {str(name): "easy" for name in easy}
+        labels |= {str(name): "hard" for name in hard}
+        labels |= {str(name): "unclear" for name in unclear}
+        sets = [{n for n in labels if labels[n] == kind} for kind in KINDS]
+        truth = evaluation.revisited_ground_truth(*sets, difficulty)
+        queries.append(Query(f"q{number}", *truth))
+        ties = rng.integers(0, rng.integers(1, 40), len(IMAGES))
+        rankings[f"q{number}"] = ranked(ties)
+        result = reference_ap.revisited(
+            rankings[f"q{number}"], labels, difficulty, depths
+        )
+        expected.append(result or (np.nan, [np.nan] * len(depths)))
+    table = evaluation.evaluate(rankings, queries, self_match=False)
+    aps = [ap for ap, _ in expected]
+    assert 0 < np.isnan(aps).sum() < SEARCHES / 2  # queries that are left out
+    np.testing.assert_allclose(table["ap"], aps, rtol=0, atol=1e-12)
+    mean = evaluation.mean_average_precision(table)
+    assert mean == pytest.approx(np.nanmean(aps), abs=1e-12)
+    for column, k in enumerate(depths):
+        found = evaluation.mean_precision_at(rankings, queries, k, self_match=False)
+        precisions = [row[column] for _, row in expected]
+        assert found == pytest.approx(np.nanmean(precisions), abs=1e-12)
