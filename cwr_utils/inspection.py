@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from cwr_utils import networks, pooling, reranking
+from cwr_utils import aggregation, networks, pooling, reranking
 from cwr_utils.arrays import check_shape
 from cwr_utils.backend import ops
 from cwr_utils.images import Box, ResizePolicy, cell_mask, cells_to_box, resize_image
@@ -66,7 +66,9 @@ class PhotoCams:
         return {
             f"{threshold:.0%}": cells_to_box(cells, self.size, self.grid)
             for threshold in self.protocol.rerank_thresholds
-            for cells in reranking.cam_boxes(heat, [threshold])
+            for cells in reranking.cam_boxes(
+                heat, [threshold], largest=self.protocol.rerank_largest
+            )
         }
 
     def cells(self, box: Box | None) -> np.ndarray:
@@ -195,7 +197,7 @@ def _query_classes(stores: Retrieval, method: Method, number: int) -> list[int]:
 def _query_parts(stores: Retrieval, method: Method, number: int) -> Parts:
     classes = _query_classes(stores, method, number)
     vectors = stores.queries.read("class_vectors", [number])[0][classes]
-    return _unit(dict(zip(classes, stores.fitted(method)(vectors), strict=True)))
+    return _parts(stores, method, classes, vectors)
 
 
 def _image_parts(stores: Retrieval, method: Method, number: int, image: str) -> Parts:
@@ -208,7 +210,7 @@ def _image_parts(stores: Retrieval, method: Method, number: int, image: str) -> 
         vectors = store.class_vectors(classes, slice(row, row + 1))[0]
     else:  # only the image's own top classes are kept, in their order
         vectors = store.read("class_vectors", [row])[0][: len(classes)]
-    return _unit(dict(zip(classes, stores.fitted(method)(vectors), strict=True)))
+    return _parts(stores, method, classes, vectors)
 
 
 def _region_parts(
@@ -229,7 +231,14 @@ def _region_parts(
     power = stores.database.config["power"]
     features = features.astype(np.float32)
     vectors = pooling.class_vectors(features, np.asarray(cams), mask, power=power)
-    whitened = stores.fitted(method)(ops.convert_to_numpy(vectors)[0])
+    return _parts(stores, method, classes, ops.convert_to_numpy(vectors)[0])
+
+
+def _parts(stores: Retrieval, method: Method, classes: list[int], vectors) -> Parts:
+    """Whitened class vectors (C, K) as the descriptor sums them."""
+    whitened = stores.fitted(method)(vectors)
+    if stores.protocol.repeat_previous_class:
+        whitened = aggregation.repeat_previous(whitened)
     return _unit(dict(zip(classes, whitened, strict=True)))
 
 

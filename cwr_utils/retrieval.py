@@ -645,7 +645,8 @@ class Retrieval:
             return l2_normalize(whitened.sum(axis=0))
 
         settings = method.num_whitening_classes, method.dimensions, repeat
-        return self._remember(("query", query, *settings, *classes), describe)
+        key = ("query", query, *settings, *classes)
+        return self._remember(key, describe, self._asked)
 
     def _online_descriptors(self, method: Method, classes: list[int]) -> np.ndarray:
         """(N, D) of all images by a list of classes."""

@@ -18,6 +18,7 @@ CONF = ExtractionConf(resize="96x72")
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=12)
 METHODS = [
     ONLINE,
+    replace(ONLINE, num_classes=6),  # one of them without a positive CAM
     replace(ONLINE, aggregation="theme"),
     replace(ONLINE, aggregation="offline", num_classes=2),
     replace(ONLINE, query_expansion=3),
@@ -114,11 +115,15 @@ def test_a_descriptor_without_parts_contributes_nothing():
     assert inspection.contributions(parts(0, [1]), {}) == ({}, 0.0)
 
 
-@pytest.mark.parametrize("moves", ["no", "query"])
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"rerank_moves_index": "query"}, {"repeat_previous_class": True}],
+    ids=lambda flags: "".join(flags) or "corrected",
+)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.slug)
-def test_they_add_up_to_the_score_of_every_image(make, method, moves):
+def test_they_add_up_to_the_score_of_every_image(make, method, flags):
     """And the descriptors of the parts are those that were compared."""
-    stores = only(make(rerank_moves_index=moves), 1)
+    stores = only(make(**flags), 1)
     result = stores.run(method)
     (name,) = result.rankings
     for image, score in zip(result.rankings[name], result.scores[name], strict=True):

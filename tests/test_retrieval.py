@@ -13,7 +13,7 @@ from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import ExtractionConf, ImageMaps
 from cwr_utils.pooling import GLOBAL_POOLINGS
 from cwr_utils.retrieval import Method, Retrieval
-from cwr_utils.store import StoreError
+from cwr_utils.store import JoinedStore, StoreError
 from cwr_utils.whitening import WhiteningError
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
@@ -668,3 +668,12 @@ def test_stores_are_opened_where_the_extraction_put_them(
     opened = retrieval.open_retrieval(data, few, network, CONF, tmp_path, paper)
     assert opened.protocol is paper and opened.source == "other"
     opened.run(Method("online", 2, 2, 4, rerank=2, rerank_classes=2))
+
+
+def test_queries_asked_one_by_one_are_not_taken_for_each_other(make, stores):
+    together = make()
+    expected = together.run(ONLINE)
+    for query in together.dataset.queries:
+        row = {query.name: stores[1].hashes[query.name]}
+        asked = together.ask([query], JoinedStore([stores[1]], row))
+        assert asked.run(ONLINE).rankings[query.name] == expected.rankings[query.name]
