@@ -507,7 +507,7 @@ def slim(path: Path) -> None:
         cell.outputs = [
             output
             for output in cell.outputs
-            if not output.get("data", {}).pop(_WIDGET, None)
+            if output.get("data", {}).pop(_WIDGET, None) is None
             or any(kind.startswith("image/") for kind in output["data"])
         ]
         for output in cell.outputs:
