@@ -34,8 +34,8 @@ TOP, TALL = 0.52, 2.1
 COLUMNS = (
     (0.0, 1.4, 1.45, "1. Query", "What to look for is in the box."),
     (1.6, 0.9, 1.2, "2. Where is what?", "Class activation maps (CAMs)"),
-    (2.85, 1.1, 1.3, "3. A vector per class", "Features pooled under each map"),
-    (4.15, 1.0, 1.2, "4. One descriptor", "Class vectors whitened and added up"),
+    (2.85, 1.1, 1.3, "3. A vector per class", "Features weighted by its map, pooled"),
+    (4.22, 1.0, 1.15, "4. One descriptor", "Class vectors whitened and added up"),
     (5.4, 1.4, 1.4, "5. Most similar photos", "✓ same place,  ✗ another place"),
 )
 
