@@ -18,11 +18,16 @@ from cwr_utils.retrieval import Method, Result, Retrieval
 
 
 def relevance(query, image: str, self_match: bool) -> str:
-    """How an image counts for a query: "positive", "negative", "junk" or "query"."""
+    """How an image counts for a query: one of `figures.RELEVANCE`.
+
+    "ok" is a positive too, one that the ground truth calls seen in part.
+    """
     positives, junk = evaluation.ground_truth(query, self_match)
     if image == query.image:
         return "query"
-    return "positive" if image in positives else "junk" if image in junk else "negative"
+    if image in positives:
+        return "ok" if image in query.ok else "positive"
+    return "junk" if image in junk else "negative"
 
 
 def strip(

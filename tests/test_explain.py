@@ -75,14 +75,15 @@ def close_figures():
 
 @pytest.mark.parametrize("self_match", [True, False])
 @pytest.mark.parametrize("own", ["positives", "junk", "neither"])
-def test_relevance_has_four_kinds(own, self_match):
+def test_relevance_has_five_kinds(own, self_match):
     """The query's photo is the query's photo, whatever the ground truth calls it."""
     positives, junk = {"right"}, {"unclear"}
     {"positives": positives, "junk": junk, "neither": set()}[own].add("own")
-    query = Query("q", "own", None, frozenset(positives), frozenset(junk))
-    images = ("own", "right", "unclear", "wrong")
+    ok = frozenset({"partly"})
+    query = Query("q", "own", None, ok.union(positives), frozenset(junk), ok)
+    images = ("own", "right", "partly", "unclear", "wrong")
     kinds = [explain.relevance(query, image, self_match) for image in images]
-    assert kinds == ["query", "positive", "junk", "negative"]
+    assert kinds == ["query", "positive", "ok", "junk", "negative"]
 
 
 # Strips

@@ -496,7 +496,7 @@ EYES = {
 }
 PALETTES = {
     "lines": COLOURS,
-    "relevance": [colour for colour, _ in RELEVANCE.values()],
+    "relevance": sorted({colour for colour, _ in RELEVANCE.values()}),
     "families": list(plots._FAMILIES.values()),
 }
 
@@ -662,7 +662,7 @@ ERRORS = {
         lambda: figures.result_strip(**strip(relevance=["positive"])),
         "`relevance` must have one entry for each of the 5",
     ),
-    "kind": (lambda: figures.result_strip(**strip(relevance=["ok"] * 5)), "'ok'"),
+    "kind": (lambda: figures.result_strip(**strip(relevance=["fine"] * 5)), "'fine'"),
     "scores": (lambda: figures.result_strip(**strip(scores=[1.0])), "`scores`"),
     "vectors": (lambda: pipeline(vectors=np.ones((2, 9))), "(4, K)"),
     "classes": (lambda: pipeline(heat={"dog": np.eye(3)}), "got dog"),

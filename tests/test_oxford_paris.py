@@ -92,6 +92,7 @@ def test_the_corrupt_paris_files_are_left_out_by_name(tmp_path):
     assert len(paris.images) == 6
     (query,) = paris.queries
     assert query.positives == {"tower_000000", "tower_000001", "tower_000002"}
+    assert query.ok == {"tower_000002"}
     assert query.junk == frozenset()
 
 

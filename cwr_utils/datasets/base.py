@@ -47,6 +47,7 @@ class Query:
             the whole image.
         positives: names of the images to be found.
         junk: names that count neither as right nor as wrong.
+        ok: those of the positives that the ground truth calls "ok": seen in part.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Query:
     box: Box | None = None
     positives: frozenset[str] = frozenset()
     junk: frozenset[str] = frozenset()
+    ok: frozenset[str] = frozenset()
 
     @property
     def ground_truth(self) -> frozenset[str]:

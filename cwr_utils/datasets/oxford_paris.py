@@ -394,9 +394,8 @@ def _read_query(
         kind: _read_names(file.with_name(f"{name}_{kind}.txt"), problems) - left_out
         for kind in ("good", "ok", "junk")
     }
-    return Query(
-        name, image, (x1, y1, x2, y2), lists["good"] | lists["ok"], lists["junk"]
-    )
+    good, ok, junk = lists.values()
+    return Query(name, image, (x1, y1, x2, y2), good | ok, junk, ok)
 
 
 def _read_names(file: Path, problems: list[str]) -> frozenset[str]:

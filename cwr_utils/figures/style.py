@@ -31,6 +31,7 @@ HEAT = "viridis"
 # Colour and symbol of a photo in a ranking; "unknown" is a folder without ground truth.
 RELEVANCE = {
     "positive": (GREEN, "✓"),
+    "ok": (GREEN, "(✓)"),  # a positive too, seen in part
     "negative": (VERMILLION, "✗"),
     "junk": (SOFT, "~"),
     "query": (BLUE, "●"),
