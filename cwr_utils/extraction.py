@@ -569,7 +569,7 @@ class ImageMaps:
         dataset: Dataset,
         network: CamNetwork,
         conf: ExtractionConf,
-        cache_bytes: int = 2**30,
+        cache_bytes: int = 2**31,
     ):
         """Wrap a data set; nothing is computed yet."""
         self.network = network
