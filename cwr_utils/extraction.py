@@ -343,7 +343,7 @@ def extract(
             "`networks.load`, or set its `recipe`."
         )
     conf = conf or ExtractionConf()
-    path = Path(path).absolute()
+    shown, path = path, Path(path).absolute()
     describer = Describer(network, conf)
     policy = ResizePolicy.parse(conf.resize)
     sizes = {policy.target_size(*image_size(dataset.path(n))) for n in dataset.images}
@@ -360,7 +360,7 @@ def extract(
     )
     missing = store.missing_blocks()
     if not missing:
-        tqdm.write(f"{path}: complete, {len(store)} photos; extraction skipped.")
+        tqdm.write(f"{shown}: complete, {len(store)} photos; extraction skipped.")
         return store
     photos = [dataset.path(name).absolute() for name in dataset.images]
     shards = [
