@@ -8,19 +8,22 @@ image's own most probable (offline, OfA), the query's (online, OnA), or one fixe
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from cwr_utils.arrays import check_shape, l2_normalize
+from cwr_utils.arrays import check_shape, l2_normalize, to_float32
 from cwr_utils.store import Store
 from cwr_utils.whitening import Whitening
 
 BLOCK_IMAGES = 512  # 1 MiB of 512 channels: stays in a core's cache
 CLASSES_TOGETHER = 8  # added while later ones are read
+# All at once would compete for the disk, and the first come as late as the last.
+READ_AHEAD = 3 * CLASSES_TOGETHER
+SUMS_BYTES = 2**28  # of the queries that `OnlineIndex.many` describes together
 _BLAS = ThreadpoolController().select(user_api="blas")
 
 
@@ -153,65 +156,120 @@ class OnlineIndex:
                 f"`num_classes` must be in 1..{len(classes)}, the number of `classes` "
                 f"given; got {wrong}."
             )
-        sums = np.zeros((len(self.store), len(self.whitening.mean)), np.float32)
-        factors = np.zeros(len(self.store), np.float32)
+        sums, factors = self._zeros(1)
         # What the class before added.
-        last = (sums.copy(), factors.copy()) if repeat_empty else None
+        last = (sums[0].copy(), factors[0].copy()) if repeat_empty else None
         result, start = {}, 0
         for count in wanted:
-            for first in range(start, count, self._capacity):
-                group = classes[first : min(first + self._capacity, count)]
-                self._add([int(class_id) for class_id in group], sums, factors, last)
-            result[count] = l2_normalize(self.whitening.unscale(sums, factors))
+            part = classes[start:count]
+            self._add(part, np.ones((1, len(part)), bool), sums, factors, last)
+            unscaled = self.whitening.unscale(sums[0], factors[0])
+            result[count] = l2_normalize(unscaled)
             start = count
         return result
 
-    def _add(self, classes: list[int], sums, factors, last) -> None:
-        """Add the scaled vectors of some classes to (N, K) and (N,) sums, in place."""
-        self._start(classes)
+    def many(
+        self, lists: Sequence[Sequence[int]], repeat_empty: bool = False
+    ) -> Iterator[np.ndarray]:
+        """Describe all images by each of several lists of classes.
+
+        A class that several lists have is read and scaled once for as many of them as
+        `SUMS_BYTES` holds, which is cheaper than one call of `descriptors` for each.
+
+        Args:
+            lists: the classes of each query.
+            repeat_empty: as `repeat_previous` does.
+
+        Yields:
+            (N, D) float32 descriptors for each list, in order: those of `descriptors`.
+        """
+        together = max(1, SUMS_BYTES // max(1, self._zeros(1)[0].nbytes))
+        if repeat_empty or together == 1:  # the order of the classes matters
+            for classes in lists:
+                yield self.descriptors(classes, None, repeat_empty)[len(classes)]
+            return
+        for first in range(0, len(lists), together):
+            group = lists[first : first + together]
+            classes = list(dict.fromkeys(c for part in group for c in part))
+            members = np.array([[c in part for c in classes] for part in group])
+            sums, factors = self._zeros(len(group))
+            self._add(classes, members, sums, factors, None)
+            for number in range(len(group)):
+                unscaled = self.whitening.unscale(sums[number], factors[number])
+                yield l2_normalize(unscaled)
+
+    def _zeros(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(count, N, K) sums of vectors and (count, N) sums of factors."""
+        shape = (count, len(self.store), len(self.whitening.mean))
+        return np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32)
+
+    def _add(self, classes: Sequence[int], members, sums, factors, last) -> None:
+        """Add the scaled vectors of classes to the sums that have them.
+
+        Args:
+            classes: C of them.
+            members: (L, C), whether each class belongs to each sum.
+            sums: (L, N, K), changed in place.
+            factors: (L, N), changed in place.
+            last: what the class before added, to be repeated; see `descriptors`.
+        """
+        order = np.arange(len(classes))
+        if last is None:  # so that rounding does not depend on what is added together
+            order = np.argsort(classes, kind="stable")
+        classes, members = np.asarray(classes)[order].tolist(), members[:, order]
+        for first in range(0, len(classes), self._capacity):
+            part = slice(first, first + self._capacity)
+            self._add_kept(classes[part], members[:, part], sums, factors, last)
+
+    def _add_kept(self, classes: list[int], members, sums, factors, last) -> None:
+        """`_add` for classes that all fit into memory."""
+        for class_id in classes:  # what is here will not be pushed out by the rest
+            if class_id in self._vectors:
+                self._vectors.move_to_end(class_id)
         # Threads over blocks that fit a core's cache, each with BLAS of one thread:
         # NumPy's conversions and sums use one core only.
         with _BLAS.limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as threads:
             for first in range(0, len(classes), CLASSES_TOGETHER):
-                together = classes[first : first + CLASSES_TOGETHER]
+                self._start(classes[first : first + READ_AHEAD])
+                together = slice(first, first + CLASSES_TOGETHER)
                 parts = []
-                for class_id in together:
+                for class_id in classes[together]:
                     vectors = self._vectors[class_id]()
                     scales = self._scales.get(class_id)
                     if new := scales is None:
                         scales = np.empty((2, len(self.store)), np.float32)
                     parts.append((vectors, scales, new))
-                add = partial(self._add_block, parts, sums, factors, last)
+                add = partial(
+                    self._add_block, parts, members[:, together], sums, factors, last
+                )
                 list(threads.map(add, range(0, len(self.store), BLOCK_IMAGES)))
-                for class_id, (_, scales, _) in zip(together, parts, strict=True):
-                    self._scales[class_id] = scales
+                for class_id, part in zip(classes[together], parts, strict=True):
+                    self._scales[class_id] = part[1]
 
-    def _add_block(self, parts, sums, factors, last, start: int) -> None:
+    def _add_block(self, parts, members, sums, factors, last, start: int) -> None:
         rows = slice(start, start + BLOCK_IMAGES)
-        for vectors, scales, new in parts:
-            scaled = vectors[rows].astype(np.float32)
+        for (vectors, scales, new), users in zip(parts, members.T, strict=True):
+            wide = to_float32(vectors[rows])
             if new:
-                scales[:, rows] = self.whitening.scales(scaled)
-            scaled *= scales[0, rows, None]
+                scales[:, rows] = self.whitening.scales(wide)
+            scaled = wide * scales[0, rows, None]
             factor = scales[1, rows]
             if last:
                 empty = scales[0, rows] == 0
                 scaled[empty] = last[0][rows][empty]
                 factor = np.where(empty, last[1][rows], factor)
                 last[0][rows], last[1][rows] = scaled, factor
-            sums[rows] += scaled
-            factors[rows] += factor
+            for number in np.flatnonzero(users):
+                sums[number, rows] += scaled
+                factors[number, rows] += factor
 
     def _start(self, classes: list[int]) -> None:
         """Start to read the (N, K) vectors of those classes that are not in memory."""
-        missing = [c for c in dict.fromkeys(classes) if c not in self._vectors]
         for class_id in classes:
-            if class_id in self._vectors:
-                self._vectors.move_to_end(class_id)
-        while len(self._vectors) > self._capacity - len(missing):
-            self._vectors.popitem(last=False)
-        for class_id in missing:
-            self._vectors[class_id] = self.store.start_class(class_id)
+            if class_id not in self._vectors:
+                if len(self._vectors) >= self._capacity:
+                    self._vectors.popitem(last=False)
+                self._vectors[class_id] = self.store.start_class(class_id)
 
 
 def theme_classes(top_classes, num_classes: int) -> list[int]:

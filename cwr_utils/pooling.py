@@ -55,9 +55,9 @@ def normalize_cams(cams, flip_negative: bool = False):
     """
     peak = ops.max(cams, axis=(-3, -2), keepdims=True)
     usable = peak != 0 if flip_negative else peak > 0
+    # An unusable map is divided by infinity: two passes over the maps in all.
     # An operator between a NumPy array and a tensor fails on some backends.
-    scaled = ops.divide(cams, ops.where(usable, peak, ops.ones_like(peak)))
-    return ops.where(usable, ops.maximum(scaled, 0), ops.zeros_like(cams))
+    return ops.maximum(ops.divide(cams, ops.where(usable, peak, np.inf)), 0)
 
 
 def resize_maps(maps, grid: tuple[int, int]):

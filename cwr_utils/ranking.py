@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cwr_utils.arrays import check_shape, l2_normalize
+from cwr_utils.arrays import check_shape, l2_normalize, to_float32
 
 SEARCH_ROWS = 65536  # 128 MiB of 512 float32 dimensions
 
@@ -81,7 +81,7 @@ def search(
     best = np.empty((count, 0), np.float32)
     found = np.empty((count, 0), int)
     for start in range(0, database.shape[0], rows):
-        chunk = np.asarray(database[start : start + rows], np.float32)
+        chunk = to_float32(database[start : start + rows])
         scores = queries @ chunk.T
         if start == 0 or best.shape[1] < top:
             kept = order(scores, top)
@@ -126,9 +126,9 @@ def faiss_index(database, factory: str = "HNSW32") -> Any:
     _, dimensions = check_shape(database, "N D", "database")
     index = faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
-        index.train(np.asarray(database, np.float32))
+        index.train(to_float32(database))
     for start in range(0, database.shape[0], SEARCH_ROWS):
-        index.add(np.asarray(database[start : start + SEARCH_ROWS], np.float32))
+        index.add(to_float32(database[start : start + SEARCH_ROWS]))
     return index
 
 

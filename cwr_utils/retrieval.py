@@ -423,8 +423,10 @@ class Retrieval:
             disable=not method.rerank or len(self.dataset.queries) < 2,
         )
         index = None
-        for number, query in enumerate(progress):
-            vector, descriptors = self.describe(method, number)
+        described = self._describe_all(method)
+        for number, (query, (vector, descriptors)) in enumerate(
+            zip(progress, described, strict=True)
+        ):
             moves = self.protocol.rerank_moves_index
             if moves != "run" or index is None:
                 index = descriptors
@@ -473,6 +475,18 @@ class Retrieval:
             )
         )
         return vectors[query], descriptors
+
+    def _describe_all(self, method: Method) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What `describe` gives, for every query; classes that many have cost less."""
+        queries = range(len(self.dataset.queries))
+        if method.aggregation != "online":
+            yield from (self.describe(method, query) for query in queries)
+            return
+        lists = [self._query_classes(q, method.num_classes) for q in queries]
+        repeat = self.protocol.repeat_previous_class
+        of_database = self._online(method).many(lists, repeat)
+        for query, descriptors in zip(queries, of_database, strict=True):
+            yield self._query_vector(method, query, lists[query]), descriptors
 
     def offline_curve(self, method: Method, num_classes: Sequence[int]) -> None:
         """Describe the database offline for several N_C in one pass over the store."""

@@ -145,7 +145,7 @@ class Record:
         run = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.started, 1),
-            "peak_memory_mib": _peak_memory(),
+            "peak_memory_mib": peak_memory(),
             "parameters": self.parameters,
             **facts,
             **_environment(),
@@ -678,8 +678,14 @@ def write_text(path: str | Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _peak_memory() -> int:
-    """MiB; the unit of the operating system's answer differs."""
+def peak_memory() -> int:
+    """MiB that this process had at most."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not `getrusage`: that begins with the peak of the process that started this.
+        lines = status.read_text().splitlines()
+        peak = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+        return round(int(peak) / 2**10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
+from cwr_utils.arrays import is_finite
+
 CONFIG_FILE = "store.json"
 
 
@@ -208,7 +210,7 @@ class Store:
                 )
             with np.errstate(over="ignore"):  # reported two lines below
                 value = value.astype(spec.dtype, copy=False)
-            if not np.isfinite(value).all():
+            if not is_finite(value):
                 raise ValueError(f"`{name}` of block {number} has NaN or overflow.")
             try:
                 self._write(name, rows, value)

@@ -180,6 +180,31 @@ def test_a_small_cache_gives_the_bits_of_a_large_one(store, fitted, kept, monkey
         assert len(small._vectors) <= max(kept, 1)
 
 
+@pytest.mark.parametrize("together", [0, 1, 2, 100])
+@pytest.mark.parametrize("repeat_empty", [False, True])
+def test_many_queries_together_give_the_bits_of_single_ones(
+    store, fitted, monkeypatch, together, repeat_empty
+):
+    """Lists that share classes, in groups of every size, also one class at a time."""
+    monkeypatch.setattr(aggregation, "BLOCK_IMAGES", 3)
+    monkeypatch.setattr(aggregation, "SUMS_BYTES", together * 4 * IMAGES * CHANNELS)
+    rng = np.random.default_rng(4)
+    lists = [rng.permutation(CLASSES)[:n].tolist() for n in (3, 1, 7, 2, 9)]
+    index = OnlineIndex(store, fitted, cache_bytes=3 * 2 * IMAGES * CHANNELS)
+    found = list(index.many(lists, repeat_empty))
+    for classes, descriptors in zip(lists, found, strict=True):
+        alone = OnlineIndex(store, fitted).descriptors(classes, None, repeat_empty)
+        np.testing.assert_array_equal(descriptors, alone[len(classes)])
+
+
+def test_queries_together_read_and_whiten_a_class_once(store, fitted, monkeypatch):
+    reads, original = [], store.start_class
+    monkeypatch.setattr(store, "start_class", lambda c: reads.append(c) or original(c))
+    index = OnlineIndex(store, fitted, cache_bytes=0)
+    assert len(list(index.many([[4, 2], [2, 7], [4, 7, 1]]))) == 3
+    assert sorted(reads) == [1, 2, 4, 7]
+
+
 def test_the_least_recently_used_class_goes_first(store, fitted, monkeypatch):
     index = OnlineIndex(store, fitted, cache_bytes=3 * 2 * IMAGES * CHANNELS)
     reads = []

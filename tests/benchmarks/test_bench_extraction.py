@@ -107,7 +107,7 @@ def test_bench_extraction(compare, full_size, tmp_path, monkeypatch, name, count
 
 
 MEMORY = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import keras
 import numpy as np
@@ -115,6 +115,7 @@ from cwr_utils.datasets import folder
 from cwr_utils.extraction import ExtractionConf, extract
 from cwr_utils.networks import CamNetwork
 from cwr_utils.networks.cam_network import randomize
+from cwr_utils.runs import peak_memory
 
 image = keras.Input((None, None, 3))
 features = keras.layers.Conv2D(256, 3, 4, "same", activation="relu")(image)
@@ -128,8 +129,7 @@ network = CamNetwork(
 data = folder.load(sys.argv[1])
 layer = network.feature_layers()[0].name
 store = extract(data, network, sys.argv[2], ExtractionConf(layer, "64x48"))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"photos": len(store), "peak_mib": peak}))
+print(json.dumps({"photos": len(store), "peak_mib": peak_memory()}))
 """
 
 

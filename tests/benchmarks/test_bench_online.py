@@ -186,8 +186,8 @@ def test_bench_online_query_warm(compare, store, fitted, queries):
 def test_bench_online_queries_together(compare, store, fitted, queries):
     def together():
         index = OnlineIndex(store, fitted)
-        for classes in queries:
-            index.descriptors(classes)
+        for _ in index.many(queries):
+            pass
         return index
 
     def single():
@@ -211,22 +211,19 @@ def test_bench_online_queries_together(compare, store, fitted, queries):
 
 
 MEMORY = """
-import json, resource, sys
+import json, sys
 from cwr_utils import whitening
 from cwr_utils.aggregation import OnlineIndex
+from cwr_utils.runs import peak_memory
 from cwr_utils.store import Store
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
 store, fitted = Store.open(sys.argv[1]), whitening.Whitening.load(sys.argv[2])
-before = peak()
+before = peak_memory()
 index = OnlineIndex(store, fitted)
-for classes in json.loads(sys.argv[3]):
-    result = index.descriptors(classes)
-size = result[len(classes)].nbytes / 2**30
-facts = {"above the result, GiB": peak() - before - size, "result, GiB": size}
-print(json.dumps(facts))
+for result in index.many(json.loads(sys.argv[3])):
+    size = result.nbytes / 2**30
+above = (peak_memory() - before) / 2**10 - size
+print(json.dumps({"above the result, GiB": above, "result, GiB": size}))
 """
 
 

@@ -1,13 +1,12 @@
 """Offline search at the sizes of Oxford105k and of a million, and what FAISS saves."""
 
-import resource
-
 import numpy as np
 import pytest
 from conftest import seconds
 
 from cwr_utils import ranking
 from cwr_utils.arrays import l2_normalize
+from cwr_utils.runs import peak_memory
 
 QUERIES, TOP, DIMENSIONS = 55, 100, 512
 
@@ -78,12 +77,11 @@ def test_bench_search_of_a_million(measure, full_size, queries):
             for q in (queries[:1], queries)
             for d in (database, half)
         }
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return {
             "descriptors": f"{count:,} x {DIMENSIONS}",
             "GiB of float32": database.nbytes / 2**30,
             "times": times,
-            "peak of the whole process, both copies, GiB": peak,
+            "peak of the whole process, both copies, GiB": peak_memory() / 2**10,
         }
 
     measure("Exact search of a million descriptors", search, "within 24 GiB")
