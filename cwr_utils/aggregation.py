@@ -216,10 +216,10 @@ class OnlineIndex:
         order = np.arange(len(classes))
         if last is None:  # so that rounding does not depend on what is added together
             order = np.argsort(classes, kind="stable")
-        classes, members = np.asarray(classes)[order].tolist(), members[:, order]
-        for first in range(0, len(classes), self._capacity):
+        members, chosen = members[:, order], np.asarray(classes)[order].tolist()
+        for first in range(0, len(chosen), self._capacity):
             part = slice(first, first + self._capacity)
-            self._add_kept(classes[part], members[:, part], sums, factors, last)
+            self._add_kept(chosen[part], members[:, part], sums, factors, last)
 
     def _add_kept(self, classes: list[int], members, sums, factors, last) -> None:
         """`_add` for classes that all fit into memory."""

@@ -1,7 +1,8 @@
 """Eqs. 1-4 as naive loops, written from the paper; the slow side of comparisons.
 
 `published_maps` and `published_vectors` are the step between: arrays over cells, one
-multiply-and-sum for each class and map or channel, as the published code computes.
+multiply-and-sum for each class and map or channel, in the order and the precision
+(features in double) in which the published code computes.
 """
 
 import math
@@ -79,8 +80,9 @@ def published_vectors(features, cams):
     share = (features > 0).mean(axis=(1, 2))
     weights = np.zeros(len(features), np.float32)
     weights[share > 0] = np.log(share.sum() / share[share > 0])
+    features = features.astype(np.float64)
     vectors = np.zeros((len(cams), len(features)), np.float32)
-    for c in range(len(cams)):
-        for k in range(len(features)):
+    for k in range(len(features)):
+        for c in range(len(cams)):
             vectors[c, k] = np.sum(features[k] * cams[c]) * weights[k]
     return vectors
