@@ -1,13 +1,17 @@
 """Photographs to a store: decode ahead, one compiled graph, atomic blocks, resume.
 
-Threads decode and resize while the network works on earlier photos, and another thread
-writes the finished block, so memory holds two blocks and a few photos however large the
-collection is. Only pooled vectors leave the device.
+Threads decode and resize while the network works on earlier photos, two forward passes
+at a time, and another thread writes the finished block, so memory holds two blocks and
+a few photos however large the collection is. Only pooled vectors leave the device.
 
 A block is a `Shard`: it needs no other and nobody else writes it. So shards run in any
 order, on any executor, more than once if a machine dies.
 """
 
+import hashlib
+import json
+import os
+import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,13 +45,18 @@ from cwr_utils.protocol import Protocol
 from cwr_utils.store import (
     CONFIG_FILE,
     ArraySpec,
+    MapFiles,
     MemoryStore,
     Store,
     StoreMismatchError,
 )
 
 MOST_TOP_CLASSES = 64
-DECODERS = 4
+DECODERS = max(4, os.cpu_count() or 1)
+LOWEST_PRIORITY = 19
+# Forward passes at a time: one has work for the cores that another leaves idle. JAX
+# models hand their state from call to call.
+IN_FLIGHT = 2 if keras.backend.backend() == "tensorflow" else 1
 # What the store of the photos does not depend on, and that of the queries.
 QUERY_FLAGS = ("query_classes", "scale_query_box", "keep_partial_cells")
 DATABASE_FLAGS = ("stretch_query_images",)
@@ -165,6 +174,7 @@ class Describer:
         self._maps_model = network.maps_model(self.layer)
         self._describe = _Describe(network.class_weights, conf)
         self._graphs: dict[tuple[int, int], keras.Model] = {}
+        self._lock = threading.Lock()
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         known = {layer.name: layer for layer in network.feature_layers()}
         self.channels = known[self.layer].channels
@@ -197,11 +207,13 @@ class Describer:
             `logits` (B, C).
         """
         size = images.shape[1:3]
-        if size not in self._graphs:
-            inputs = keras.Input((*size, 3), dtype="uint8")
-            graph = keras.Model(inputs, self._describe(self._maps_model(inputs)))
-            graph.compile(**compile_options())
-            self._graphs[size] = graph
+        with self._lock:  # two passes may be the first ones of a size
+            if size not in self._graphs:
+                inputs = keras.Input((*size, 3), dtype="uint8")
+                graph = keras.Model(inputs, self._describe(self._maps_model(inputs)))
+                graph.compile(**compile_options())
+                self._graphs[size] = graph
+                return graph.predict_on_batch(images)  # which compiles
         return self._graphs[size].predict_on_batch(images)
 
     def describe_query(self, photo: np.ndarray, box) -> dict[str, np.ndarray]:
@@ -446,15 +458,25 @@ def _extract_here(
         for shard in shards
         for part, left in _batches(shard, policy, batch)
     )
-    with ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(1) as writer:
+    plan, parts = tee(plan)
+    with (
+        _helpers(DECODERS) as decoders,
+        ThreadPoolExecutor(IN_FLIGHT) as passes,
+        _helpers(1) as writer,
+    ):
         each = ((shard, i) for shard, part, _ in items for i in part)
-        photos = _ahead(decoders, load, each, 4 + batch)
+        photos = _ahead(decoders, load, each, DECODERS + batch)
+
+        def batches() -> Iterator[np.ndarray]:
+            for _, part, _ in parts:
+                images = [next(photos) for _ in part]
+                # A short last one is filled up: another size would be compiled.
+                yield np.stack(images + images[-1:] * (batch - len(part)))
+
+        described = _ahead(passes, describer, batches(), IN_FLIGHT)
         writing, values = None, {}
-        for shard, part, left in plan:
-            images = [next(photos) for _ in part]
-            # A short last batch is filled up: another batch size would be compiled.
-            images += images[-1:] * (batch - len(part))
-            for name, array in _finish(describer(np.stack(images)), store).items():
+        for (shard, part, left), arrays in zip(plan, described, strict=True):
+            for name, array in _finish(arrays, store).items():
                 if name not in values:
                     shape = (len(shard.photos), *array.shape[1:])
                     values[name] = np.empty(shape, array.dtype)
@@ -570,13 +592,26 @@ class ImageMaps:
         network: CamNetwork,
         conf: ExtractionConf,
         cache_bytes: int = 2**31,
+        cache_dir: str | Path | None = None,
     ):
-        """Wrap a data set; nothing is computed yet."""
+        """Wrap a data set; nothing is computed yet.
+
+        Args:
+            dataset: the photos.
+            network: the CAM network.
+            conf: layer and resize policy; the rest does not matter.
+            cache_bytes: memory for maps; the least recently used go first.
+            cache_dir: that of the stores, where maps stay for later runs and other
+                processes, 4 to 9 MB a photo; None keeps none there.
+        """
         self.network = network
         self.layer = conf.layer or network.default_layer
         self._dataset = dataset
         self._policy = ResizePolicy.parse(conf.resize)
         self._limit = cache_bytes
+        self._files = None
+        if cache_dir is not None:
+            self._files = MapFiles(_maps_folder(cache_dir, dataset, network, conf))
         # By the name, and whether it is a square that stands upright.
         self._kept: OrderedDict[tuple[str, bool], tuple] = OrderedDict()
         self._bytes = 0
@@ -600,33 +635,39 @@ class ImageMaps:
     def many(
         self, names: Iterable[str], squares_upright: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Maps of several photos in order; later ones are decoded meanwhile."""
+        """Maps of several photos in order; later ones are read meanwhile."""
         photos = [(name, squares_upright and self._is_square(name)) for name in names]
         todo = list(dict.fromkeys(n for n in photos if n not in self._kept))
-        with ThreadPoolExecutor(DECODERS) as decoders:
-            decoded = _ahead(decoders, self._load, todo, 4)
+        with _helpers(DECODERS) as readers:
+            read = _ahead(readers, self._read, todo, DECODERS)
             ready = dict.fromkeys(todo)
             for key in photos:
                 if key in ready:
                     del ready[key]
-                    yield self._compute(key, next(decoded))
+                    yield self._keep(key, *next(read))
                 elif key in self._kept:
                     self._kept.move_to_end(key)
                     yield self._kept[key]
-                else:  # pushed out of the cache meanwhile
-                    yield self._compute(key, self._load(key))
+                else:  # pushed out of memory meanwhile
+                    yield self._keep(key, *self._read(key))
 
     def _is_square(self, name: str) -> bool:
         width, height = image_size(self._dataset.path(name))
         return width == height
 
-    def _load(self, key: tuple[str, bool]) -> np.ndarray:
+    def _read(self, key: tuple[str, bool]) -> tuple[str, np.ndarray | tuple]:
+        """Content of a photo, and its maps from the disk, or else its pixels."""
         name, upright = key
-        return resize_image(read_image(self._dataset.path(name)), self._policy, upright)
+        content = ""
+        if self._files is not None:
+            content = self._dataset.sha256(name) + "-upright" * upright
+            if (maps := self._files.read(content)) is not None:
+                return content, maps
+        photo = read_image(self._dataset.path(name))
+        return content, resize_image(photo, self._policy, upright)
 
-    def _compute(self, key: tuple[str, bool], photo: np.ndarray):
-        maps = self.network.maps(photo[None], self.layer)
-        entry = _half(maps["features"][0]), _half(maps["cam_maps"][0])
+    def _keep(self, key: tuple[str, bool], content: str, read: np.ndarray | tuple):
+        entry = read if isinstance(read, tuple) else self._compute(content, read)
         with self._lock:
             self._kept[key] = entry
             self._bytes += sum(array.nbytes for array in entry)
@@ -634,6 +675,24 @@ class ImageMaps:
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= sum(array.nbytes for array in old)
         return entry
+
+    def _compute(self, content: str, photo: np.ndarray) -> tuple:
+        maps = self.network.maps(photo[None], self.layer)
+        entry = _half(maps["features"][0]), _half(maps["cam_maps"][0])
+        if self._files is not None:
+            self._files.write(content, *entry)
+        return entry
+
+
+def _maps_folder(
+    cache_dir: str | Path, dataset: Dataset, network: CamNetwork, conf: ExtractionConf
+) -> Path:
+    """Folder of a data set's maps: one for all powers and flags of pooling."""
+    layer = conf.layer or network.default_layer
+    parts = [network.name.replace(":", "-"), layer, conf.resize.replace(":", "")]
+    made_with = [cwr_utils.__version__, network.weights_sha256, network.precision]
+    digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:12]
+    return Path(cache_dir) / dataset.name / "maps" / "-".join([*parts, digest])
 
 
 def store_path(
@@ -657,6 +716,8 @@ def store_path(
         parts.append(f"power{conf.power:g}")
     if conf.dtype != "float16":
         parts.append(conf.dtype)
+    if network.precision != "float32":
+        parts.append(f"in_{network.precision}")
     conf = _what_matters(conf, dataset, queries=False)
     parts += _unusual(conf, ("flip_negative_cams", *DATABASE_FLAGS))
     return Path(cache_dir) / dataset.name / "-".join(parts)
@@ -698,12 +759,14 @@ def _config(describer: Describer, dataset: Dataset, queries: bool) -> dict[str, 
         if conf.stretch_query_images and not queries
         else {}
     )
+    half = {} if network.precision == "float32" else {"precision": network.precision}
     return {
         "package_version": cwr_utils.__version__,
         "dataset": dataset.name,
         "queries": queries,
         "network": network.name,
         "weights_sha256": network.weights_sha256,
+        **half,
         **asdict(conf),
         "layer": describer.layer,
         **stretched,
@@ -794,6 +857,21 @@ def _usual_batch(path: Path) -> int:
     ):
         return known
     return 16 if compile_options()["jit_compile"] else 1
+
+
+def _helpers(count: int) -> ThreadPoolExecutor:
+    """Threads that work beside the network, where it leaves a core idle.
+
+    On a CPU a core that they take away from the network lets its other cores wait too:
+    so they stand back. OpenCV's own threads would not, hence one for each photo.
+    """
+    cv2.setNumThreads(1)
+    return ThreadPoolExecutor(count, initializer=_stand_back)
+
+
+def _stand_back() -> None:
+    if sys.platform == "linux":  # elsewhere a priority is that of the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
 def _ahead(executor: Executor, function, items: Iterable, depth: int) -> Iterator:

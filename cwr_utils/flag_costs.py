@@ -70,7 +70,7 @@ class Run:
         fitted_on = extract(self.training, network, folder / "database", conf)
         maps = self.stores.maps
         if (network.name, conf.resize) != (self.network.name, self.conf.resize):
-            maps = ImageMaps(data, network, conf)
+            maps = ImageMaps(data, network, conf, cache_dir=self.cache_dir)
         return Retrieval(
             data, database, queries, fitted_on, protocol=protocol, maps=maps
         )

@@ -310,7 +310,8 @@ class Retrieval:
             StoreError: if they are missing or incomplete.
         """
         database, queries, *training = self._paths(layer)
-        conf = replace(self.conf, layer=layer)
+        conf, network = replace(self.conf, layer=layer), self.require_maps().network
+        cache_dir = self.database.path.parents[2]
         chosen = None
         if self.training is not None:
             chosen = [self.training.names[row] for row in self._training_rows]
@@ -321,7 +322,7 @@ class Retrieval:
             Store.open(training[0]) if training else None,
             training_images=chosen,
             protocol=self.protocol,
-            maps=ImageMaps(self.dataset, self.require_maps().network, conf),
+            maps=ImageMaps(self.dataset, network, conf, cache_dir=cache_dir),
             theme=self._theme,  # top classes are those of every layer
         )
 
@@ -762,7 +763,7 @@ def open_retrieval(
         Store.open(folder / query_folder(conf)),
         fitted_on,
         protocol=protocol,
-        maps=ImageMaps(dataset, network, conf),
+        maps=ImageMaps(dataset, network, conf, cache_dir=cache_dir),
         **options,
     )
 

@@ -10,16 +10,19 @@ turn a damaged file into an error.
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorstore as ts
+from tqdm.auto import tqdm
 
 from cwr_utils.arrays import is_finite
 
 CONFIG_FILE = "store.json"
+DISK_RESERVE = 0.1  # share of the disk that maps leave free: they can be made again
 
 
 class StoreError(RuntimeError):
@@ -504,6 +507,70 @@ class JoinedStore(Store):
         for here, values in parts:
             found[(here, *map(slice, values.shape[1:]))] = values
         return found
+
+
+class MapFiles:
+    """Feature and CAM maps of photos on disk, one file a photo, whole or not at all.
+
+    They save re-ranking its forward passes. Nothing is lost with them: a file that is
+    missing or damaged is computed again, and a full disk only ends the keeping.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Name the folder, which is of one network, its weights, layer and resize."""
+        self.folder = Path(folder)
+        self._full = False
+
+    def read(self, content: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Maps of a photo, or None if they are not kept.
+
+        Args:
+            content: SHA-256 of the photo, with anything else that they depend on.
+
+        Returns:
+            `features` (H, W, K) and `cam_maps` (h, w, M), as they were written.
+        """
+        path = self._path(content)
+        try:
+            with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
+                return file["features"], file["cam_maps"]  # checked by a CRC-32
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            tqdm.write(f"{path} is damaged ({error}): computed again.")
+            return None
+
+    def write(self, content: str, features: np.ndarray, cam_maps: np.ndarray) -> None:
+        """Keep the maps of a photo, unless less than `DISK_RESERVE` would stay free.
+
+        Args:
+            content: see `read`.
+            features: (H, W, K).
+            cam_maps: (h, w, M).
+        """
+        if self._full:
+            return
+        path = self._path(content)
+        # Another process may write the same maps.
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            disk = shutil.disk_usage(self.folder)
+            if disk.free < DISK_RESERVE * disk.total:
+                raise OSError(f"less than {DISK_RESERVE:.0%} of the disk is free")
+            with temporary.open("wb") as file:
+                np.savez(file, features=features, cam_maps=cam_maps)
+            os.replace(temporary, path)
+        except OSError as error:
+            self._full = True
+            temporary.unlink(missing_ok=True)
+            tqdm.write(
+                f"No more maps are kept in {self.folder} ({error}): photos are passed "
+                "through the network again whenever they are re-ranked."
+            )
+
+    def _path(self, content: str) -> Path:
+        return self.folder / f"{content}.npz"
 
 
 def _check_room(path: Path, images: int, arrays: Mapping, block: int) -> None:

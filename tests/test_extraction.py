@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import keras
 import numpy as np
 import pytest
 import reference
@@ -712,7 +713,10 @@ def test_store_paths_differ_where_settings_do(data, network):
 
 def test_a_network_that_was_never_trained_has_stores_of_its_own(data, network):
     trained = SimpleNamespace(
-        name=network.name, weights_sha256="1a", default_layer=network.default_layer
+        name=network.name,
+        weights_sha256="1a",
+        default_layer=network.default_layer,
+        precision=network.precision,
     )
     paths = [
         extraction.store_path("cache", data, each, CONF) for each in (network, trained)
@@ -765,3 +769,95 @@ def test_maps_are_kept_within_their_bytes_and_used_again(data, network, monkeypa
     maps("place0_1")
     assert decoded[3:] == ["place0_1"]
     assert sum(a.nbytes for entry in maps._kept.values() for a in entry) <= 2 * one
+
+
+# Maps on disk
+
+
+def map_files(cache):
+    return sorted(cache.rglob("*.npz"))
+
+
+def test_maps_stay_on_disk_for_another_process(data, network, tmp_path, monkeypatch):
+    names = list(data.images)
+    first = ImageMaps(data, network, CONF, cache_dir=tmp_path)
+    expected = list(first.many(names))
+    contents = {data.sha256(name) for name in names}
+    assert {file.stem for file in map_files(tmp_path)} == contents
+    monkeypatch.delattr(extraction, "read_image")  # nothing is decoded any more
+    got = ImageMaps(data, network, CONF, 0, tmp_path).many(names)
+    for ours, theirs in zip(got, expected, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+
+
+def test_maps_of_other_settings_are_apart_and_powers_share_theirs(
+    data, network, tmp_path
+):
+    def count(conf):
+        ImageMaps(data, network, conf, cache_dir=tmp_path)(data.images[0])
+        return len(map_files(tmp_path))
+
+    assert count(CONF) == 1
+    assert count(replace(CONF, power=2.0)) == 1
+    assert count(replace(CONF, resize="128x96")) == 2
+    network.weights_sha256 += "other"
+    try:
+        assert count(CONF) == 3
+    finally:
+        network.weights_sha256 = network.weights_sha256.removesuffix("other")
+
+
+def test_a_square_that_stands_upright_has_maps_of_its_own(data, network, tmp_path):
+    maps = ImageMaps(data, network, CONF, cache_dir=tmp_path)
+    maps._is_square = lambda name: True
+    maps(data.images[0])
+    maps(data.images[0], squares_upright=True)
+    sha256 = data.sha256(data.images[0])
+    assert {f.stem for f in map_files(tmp_path)} == {sha256, f"{sha256}-upright"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", "cut", "flipped"])
+def test_damaged_maps_are_computed_again(data, network, tmp_path, capsys, damage):
+    name = data.images[0]
+    expected = ImageMaps(data, network, CONF, cache_dir=tmp_path)(name)
+    (file,) = map_files(tmp_path)
+    content = file.read_bytes()
+    if damage == "cut":
+        damage = content[:-100]
+    elif damage == "flipped":
+        damage = content[:400] + bytes([content[400] ^ 255]) + content[401:]
+    file.write_bytes(damage)
+    got = ImageMaps(data, network, CONF, cache_dir=tmp_path)(name)
+    np.testing.assert_array_equal(got[0], expected[0])
+    assert file.read_bytes() == content
+    output = capsys.readouterr()
+    assert "damaged" in output.out + output.err
+
+
+def test_a_full_disk_ends_the_keeping_of_maps_and_nothing_else(
+    data, network, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("cwr_utils.store.DISK_RESERVE", 2.0)
+    maps = ImageMaps(data, network, CONF, cache_dir=tmp_path)
+    expected = ImageMaps(data, network, CONF)
+    for name in data.images[:3]:
+        np.testing.assert_array_equal(maps(name)[0], expected(name)[0])
+    assert not map_files(tmp_path)
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("No more maps are kept") == 1
+
+
+def test_a_network_in_half_precision_has_stores_of_its_own(data, network, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = tiny.network.__wrapped__()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert (network.precision, half.precision) == ("float32", "bfloat16")
+    paths = {extraction.store_path(tmp_path, data, n, CONF) for n in (network, half)}
+    assert len(paths) == 2
+    extract(data, network, tmp_path / "store", CONF)
+    with pytest.raises(StoreMismatchError):
+        extract(data, half, tmp_path / "store", CONF)

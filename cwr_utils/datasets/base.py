@@ -164,7 +164,7 @@ class Dataset:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the file of every image and query image, by name."""
-        digests = _for_each(self._files, self._sha256, f"Hashing {self.name}")
+        digests = _for_each(self._files, self.sha256, f"Hashing {self.name}")
         return dict(zip(self._files, digests, strict=True))
 
     def checksum(self, hashes: Mapping[str, str] | None = None) -> str:
@@ -181,7 +181,8 @@ class Dataset:
         content = [[[name, hashes[name]] for name in self._files], truth]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def _sha256(self, name: str) -> str:
+    def sha256(self, name: str) -> str:
+        """SHA-256 of the file of an image or query image."""
         with self.path(name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 

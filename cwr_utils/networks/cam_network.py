@@ -171,6 +171,12 @@ class CamNetwork:
             if cells_large > cells_small
         )
 
+    @property
+    def precision(self) -> str:
+        """Type that the convolutions compute in, by Keras's policy at loading."""
+        layers = self.backbone.layers
+        return next((k.compute_dtype for k in layers if k.weights), "float32")
+
     @functools.cached_property
     def default_layer(self) -> str:
         """The given one, or the widest with stride 16 and no negative values.
