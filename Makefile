@@ -37,7 +37,8 @@ lint: $(STAMP)  ## check style, types and stripped notebooks; changes nothing
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
 
 bench: $(STAMP)  ## time two ways of each step, into results/benchmarks
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable \
+	  --benchmark-only --timeout 0
 
 publish: $(STAMP)  ## rerun the demo, keep executed notebooks in results/
 	$(BIN)/python -m cwr_utils publish

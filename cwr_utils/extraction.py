@@ -43,6 +43,7 @@ from cwr_utils.images import (
 from cwr_utils.networks import CamNetwork, compile_options, top_classes
 from cwr_utils.protocol import Protocol
 from cwr_utils.store import (
+    BLOCK,
     CONFIG_FILE,
     ArraySpec,
     MapFiles,
@@ -320,7 +321,7 @@ def extract(
     conf: ExtractionConf | None = None,
     *,
     batch: int | None = None,
-    block: int = 32,
+    block: int = BLOCK,
     on_block: Callable[[int], None] | None = None,
     executor: Executor | None = None,
 ) -> Store:

@@ -71,6 +71,7 @@ PARAMETERS = (
     "limit",
     "network",
     "weights",
+    "precision",
     "feature_layer",
     "resize",
     "power",
@@ -271,7 +272,10 @@ def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
     )
     flags = protocol.get(namespace["protocol"])
     network = networks.load(
-        namespace["network"], namespace["weights"], namespace["seed"]
+        namespace["network"],
+        namespace["weights"],
+        namespace["seed"],
+        namespace["precision"],
     )
     network = networks.under(network, flags)
     conf = ExtractionConf.with_protocol(

@@ -437,3 +437,19 @@ def test_compile_options_follow_the_device(monkeypatch):
 
 def test_torch_is_not_needed(lite0):
     assert "torch" not in sys.modules
+
+
+def test_a_precision_is_that_of_one_network_and_of_its_copies_elsewhere():
+    network = networks.load("efficientnet-lite0", None, precision="mixed_bfloat16")
+    assert network.precision == "bfloat16"
+    assert keras.config.dtype_policy().name == "float32"
+    assert networks.load("efficientnet-lite0", None).precision == "float32"
+    make, arguments = network.recipe
+    assert make(*arguments).precision == "bfloat16"
+    maps = network.maps(np.zeros((1, 64, 64, 3), np.uint8))
+    assert {array.dtype for array in maps.values()} == {np.dtype(np.float32)}
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="`precision` must be one of .* got 'half'"):
+        networks.load("efficientnet-lite0", None, precision="half")

@@ -7,7 +7,7 @@ import difflib
 import os
 from typing import Any
 
-from cwr_utils import backend  # noqa: F401  Keras is loaded there, first
+from cwr_utils.backend import keras
 from cwr_utils.networks import (
     densenet161,
     efficientnet_lite,
@@ -24,6 +24,8 @@ from cwr_utils.networks.check import check_top5
 from cwr_utils.networks.importers import WeightsError
 from cwr_utils.networks.importers.keras_file import save_weights
 from cwr_utils.protocol import Protocol
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 __all__ = [
     "CamNetwork",
@@ -54,6 +56,7 @@ def load(
     name: str,
     weights: str | os.PathLike | None = "imagenet",
     seed: int = 0,
+    precision: str | None = None,
     **options: Any,
 ) -> CamNetwork:
     """Load a network by name.
@@ -62,26 +65,40 @@ def load(
         name: one of `available`.
         weights: "imagenet", None for random ones, or the path of a weight file.
         seed: of the random weights; nothing else here is random.
+        precision: Keras's policy for the convolutions, "float32", "mixed_float16" or
+            "mixed_bfloat16"; None is the policy that Keras has. CAMs, pooling and
+            logits are float32 in any case.
         options: what one network alone takes: `mean_order` of "vgg16-cam".
 
     Returns:
         The network, ready for `maps`.
 
     Raises:
-        ValueError: if the name is unknown, or the network's CAM would not be exact.
+        ValueError: if the name or the precision is unknown, or the network's CAM would
+            not be exact.
         WeightsError: if the weights cannot be had; it says what to do.
     """
-    network = _load(name, weights, seed, **options)
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(
+            f"`precision` must be one of {', '.join(PRECISIONS)}; got {precision!r}."
+        )
+    usual = keras.config.dtype_policy()
+    precision = precision or usual.name
+    try:
+        keras.config.set_dtype_policy(precision)
+        network = _load(name, weights, seed, **options)
+    finally:
+        keras.config.set_dtype_policy(usual)
     # A path may be relative, and other processes work elsewhere.
     if weights not in ("imagenet", None):
         weights = os.path.abspath(weights)
     settings = tuple(sorted(options.items()))
-    network.recipe = _load_again, (name, weights, seed, settings)
+    network.recipe = _load_again, (name, weights, seed, precision, settings)
     return network
 
 
-def _load_again(name, weights, seed, options) -> CamNetwork:
-    return load(name, weights, seed, **dict(options))
+def _load_again(name, weights, seed, precision, options) -> CamNetwork:
+    return load(name, weights, seed, precision, **dict(options))
 
 
 def _load(name, weights, seed, **options: Any) -> CamNetwork:

@@ -176,8 +176,13 @@ def plan():
     ):
         row(f"{name}: store, GB *e*", lambda n, k=channels: f"{n * k * 2e-6:,.1f}")
         row(f"{name}: hours, CPU *e*", lambda n, r=rate: f"{n * r / 3600:,.1f}")
-    row("hours, GPU", lambda n: "not measured")
+    row("VGG-16-CAM, conv5_1 (512): hours, GPU", _gpu_hours)
     row("descriptors in memory, float32, GB *e*", lambda n: f"{n * 2048e-9:,.2f}")
+    # `OnlineIndex` keeps classes in 1 GiB, or one class, and needs sums and a result.
+    row(
+        "memory of an online query, 512 channels, GB *e*",
+        lambda n: f"{max(1.07, n * 1024e-9) + n * 3 * 2048e-9:,.1f}",
+    )
     row(
         "offline query, exact, one at a time",
         lambda n: (
@@ -197,6 +202,15 @@ def plan():
             ),
         )
     return lines
+
+
+def _gpu_hours(count):
+    """Cell of the plan, from `test_bench_device` where that ran on a GPU."""
+    file = RESULTS / "device.json"
+    facts = json.loads(file.read_text()) if file.exists() else {"device": "cpu"}
+    if facts["device"].startswith("cpu"):
+        return "not measured"
+    return f"{count / facts['photos a second']['end to end'] / 3600:,.1f} *e*"
 
 
 def _time(value):

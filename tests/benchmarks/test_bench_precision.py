@@ -1,6 +1,5 @@
 """What float16 stores and mixed precision cost, in mAP, on real Oxford images."""
 
-import keras
 import pytest
 
 from cwr_utils import datasets, networks
@@ -25,11 +24,7 @@ def test_bench_precision(measure, full_size, dev_data, tmp_path):
     training = datasets.load(str(dev_data / "timisoara"))
 
     def scores(name, policy, dtype):
-        keras.config.set_dtype_policy(policy)
-        try:
-            network = networks.load("efficientnet-lite0")
-        finally:
-            keras.config.set_dtype_policy("float32")
+        network = networks.load("efficientnet-lite0", precision=policy)
         conf = ExtractionConf("block6b_expand_relu", power=2.0, dtype=dtype)
         stores = (
             extract(data, network, tmp_path / name / "database", conf),
