@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from cwr_utils.arrays import check_shape, l2_normalize
 
-TRIANGLE_COLUMNS = 128
+TRIANGLE_COLUMNS = 64
 
 
 class WhiteningError(ValueError):

@@ -120,4 +120,4 @@ def test_bench_index(compare, database, queries, full_size, factory, probes):
         recall_at_10=ranking.recall(found[:, :10], exact[:, :10]),
         index_MiB=lambda: faiss.serialize_index(index[0]).nbytes / 2**20,
     )
-    assert ranking.recall(found[:, :1], exact[:, :1]) > 0.1
+    assert ranking.recall(found, exact) > 0.1
