@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from cwr_utils.arrays import check_shape, l2_normalize, to_float32
+from cwr_utils.arrays import check_shape, l2_normalize, widen
 from cwr_utils.store import Store
 from cwr_utils.whitening import Whitening
 
@@ -249,7 +249,7 @@ class OnlineIndex:
     def _add_block(self, parts, members, sums, factors, last, start: int) -> None:
         rows = slice(start, start + BLOCK_IMAGES)
         for (vectors, scales, new), users in zip(parts, members.T, strict=True):
-            wide = to_float32(vectors[rows])
+            wide = widen(vectors[rows])
             if new:
                 scales[:, rows] = self.whitening.scales(wide)
             scaled = wide * scales[0, rows, None]

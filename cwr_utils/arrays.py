@@ -45,12 +45,12 @@ def l2_normalize(vectors, axis: int = -1) -> np.ndarray:
     Returns:
         Array of the same shape, float32 or wider.
     """
-    vectors = to_float32(vectors)
+    vectors = widen(vectors)
     norms = np.linalg.norm(vectors, axis=axis, keepdims=True)
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
-def to_float32(array) -> np.ndarray:
+def widen(array) -> np.ndarray:
     """Widen half precision, about seven times as fast as NumPy's `astype`.
 
     The bits of a float16, moved to those of a float32, are its value times 2 ** -112:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cwr_utils.arrays import check_shape, l2_normalize, to_float32
+from cwr_utils.arrays import check_shape, l2_normalize, widen
 
 SEARCH_ROWS = 65536  # 128 MiB of 512 float32 dimensions
 
@@ -81,7 +81,7 @@ def search(
     best = np.empty((count, 0), np.float32)
     found = np.empty((count, 0), int)
     for start in range(0, database.shape[0], rows):
-        chunk = to_float32(database[start : start + rows])
+        chunk = _single(database[start : start + rows])
         scores = queries @ chunk.T
         if start == 0 or best.shape[1] < top:
             kept = order(scores, top)
@@ -126,9 +126,9 @@ def faiss_index(database, factory: str = "HNSW32") -> Any:
     _, dimensions = check_shape(database, "N D", "database")
     index = faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
-        index.train(to_float32(database))
+        index.train(_single(database))
     for start in range(0, database.shape[0], SEARCH_ROWS):
-        index.add(to_float32(database[start : start + SEARCH_ROWS]))
+        index.add(_single(database[start : start + SEARCH_ROWS]))
     return index
 
 
@@ -161,3 +161,8 @@ def expand_query(query, database, ranking, top: int, with_query: bool = True):
         return np.asarray(query)
     total = np.asarray(database)[np.asarray(ranking)[:top]].sum(axis=0)
     return l2_normalize(total + query if with_query else total)
+
+
+def _single(vectors) -> np.ndarray:
+    """As float32, which FAISS takes and float16 becomes quickly."""
+    return widen(vectors).astype(np.float32, copy=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cwr_utils.arrays import check_shape, is_finite, l2_normalize, to_float32
+from cwr_utils.arrays import check_shape, is_finite, l2_normalize, widen
 
 
 def test_check_shape_returns_the_named_sizes():
@@ -31,22 +31,22 @@ EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)
 
 def test_every_finite_half_is_widened_exactly():
     finite = EVERY_HALF[np.isfinite(EVERY_HALF)].reshape(62, -1)
-    wide = to_float32(finite)
+    wide = widen(finite)
     assert wide.dtype == np.float32
     assert wide.tobytes() == finite.astype(np.float32).tobytes()  # signs of zeros too
     columns = finite[:, ::3].T
-    np.testing.assert_array_equal(to_float32(columns), columns.astype(np.float32))
+    np.testing.assert_array_equal(widen(columns), columns.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_wide_stays_as_it_is(dtype):
     array = np.arange(3, dtype=dtype)
-    assert to_float32(array) is array
+    assert widen(array) is array
 
 
 def test_what_is_no_half_takes_numpys_wider_type():
-    assert to_float32([1, 2]).dtype == np.float64
-    assert to_float32(np.array([1, 2], np.uint8)).dtype == np.float32
+    assert widen([1, 2]).dtype == np.float64
+    assert widen(np.array([1, 2], np.uint8)).dtype == np.float32
 
 
 def test_every_half_is_known_as_finite_or_not():

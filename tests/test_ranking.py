@@ -144,3 +144,16 @@ def test_expansion_changes_neither_query_nor_database():
     ranking.expand_query(query, database, np.array([1, 2, 0]), 2)
     np.testing.assert_array_equal(query, [0.6, 0.8])
     np.testing.assert_array_equal(database, DATABASE)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_any_precision_is_searched_in_float32(dtype):
+    faiss = pytest.importorskip("faiss", reason="the `index` extra is not installed")
+    database = np.eye(6, dtype=dtype)
+    scores, found = ranking.search(database[:2], database, 1)
+    assert scores.dtype == np.float32
+    index = ranking.faiss_index(database, "Flat")
+    assert isinstance(index, faiss.IndexFlat)
+    assert (
+        found.tolist() == index.search(np.eye(6, dtype=np.float32)[:2], 1)[1].tolist()
+    )
