@@ -249,8 +249,3 @@ def _region_boxes(heat, protocol: Protocol) -> list:
     found = cam_boxes(heat, protocol.rerank_thresholds, largest=protocol.rerank_largest)
     boxes: list = list(dict.fromkeys(found))
     return boxes + [None] * protocol.rerank_fallback
-
-
-def _single(vectors) -> np.ndarray:
-    """As float32, which FAISS takes and float16 becomes quickly."""
-    return widen(vectors).astype(np.float32, copy=False)
