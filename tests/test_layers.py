@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cwr_utils"
 ROWS = {
     "__init__": 0,
     "arrays": 0,
+    "files": 0,
+    "identity": 0,
     "protocol": 0,
     "backend": 0,
     "images": 1,

@@ -1,0 +1,71 @@
+"""Files and folders that appear whole or not at all, one writer at a time."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a place to write to, which becomes `path` when the block ends well.
+
+    It lies beside `path`, whose folder is made if need be. When the block does not end
+    well it goes, and what was at `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Another thread or process may write the same file.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    part = path.with_name(f".{path.name}.{writer}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: str | Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `target` when the block ends well.
+
+    Where another process was faster, its copy serves.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        part.chmod(0o755)
+        yield part
+        if not target.exists():
+            os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep other processes, if they ask, out of a folder that exists."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
