@@ -37,14 +37,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         Texts such as "power: 1.0 there, 2.0 here", by name. A fact that one of them
         lacks is "nothing" there.
     """
-    before, now = (json.loads(json.dumps(facts)) for facts in (there, here))
+    before, now = (
+        {name: json.dumps(value, sort_keys=True) for name, value in facts.items()}
+        for facts in (there, here)
+    )
     return [
         f"{name}: {_shown(before, name)} there, {_shown(now, name)} here"
         for name in sorted(before.keys() | now.keys())
-        if name not in before or name not in now or before[name] != now[name]
+        if before.get(name) != now.get(name)
     ]
 
 
-def _shown(facts: Mapping[str, Any], name: str) -> str:
-    text = repr(facts[name]) if name in facts else "nothing"
+def _shown(texts: Mapping[str, str], name: str) -> str:
+    text = texts.get(name, "nothing")
     return text if len(text) <= 80 else f"{text[:77]}..."

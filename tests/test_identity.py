@@ -27,12 +27,18 @@ def test_what_differs_is_named_with_both_values():
     there = {"power": 1.0, "layer": "a", "classes": None}
     here = {"power": 2.0, "layer": "a", "size": "64x48"}
     assert differences(there, here) == [
-        "classes: None there, nothing here",
+        "classes: null there, nothing here",
         "power: 1.0 there, 2.0 here",
-        "size: nothing there, '64x48' here",
+        'size: nothing there, "64x48" here',
     ]
     (long,) = differences({"x": "a" * 200}, {"x": "b"})
-    assert len(long) < 120 and long.endswith("... there, 'b' here")
+    assert len(long) < 120 and long.endswith('... there, "b" here')
+
+
+def test_numbers_that_python_calls_equal_differ_in_both_or_in_none():
+    for first, second in ((1, True), (1, 1.0), (0, False)):
+        assert differences({"x": first}, {"x": second})
+        assert digest({"x": first}) != digest({"x": second})
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), b"x"])
