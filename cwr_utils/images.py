@@ -6,11 +6,14 @@ end. Sizes are ``(width, height)``, as in the files; arrays are (H, W, 3).
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,7 +36,6 @@ BOX_TOLERANCE = 1.0
 _CELL_EPSILON = 1e-9
 
 _ORIENTATION_TAG = 0x0112
-_TAIL_BYTES = 65536
 _PNG_END = b"IEND\xaeB`\x82"
 # In JPEG scan data 0xFF is followed by 0x00, a restart marker or fill bytes; any
 # other byte starts the marker that ends the scan.
@@ -44,8 +46,20 @@ class ImageError(ValueError):
     """An image file is missing, empty, truncated, or no image at all."""
 
 
+class Facts(NamedTuple):
+    """What is known of a photo without decoding it.
+
+    Attributes:
+        size: (width, height), as `read_image` returns it.
+        sha256: of the file.
+    """
+
+    size: Size
+    sha256: str
+
+
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode a picture, upright (EXIF orientation applied).
+    """Decode a picture, upright (EXIF orientation applied). Opens the file once.
 
     Returns:
         (H, W, 3) uint8, RGB. Grey pictures are repeated, transparency is dropped.
@@ -54,63 +68,48 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: if the file is missing, empty, truncated or no image. (OpenCV
             alone would return a truncated JPEG with its lower part grey.)
     """
-    check_image(path)
-    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError(f"{path}: OpenCV cannot decode it ({error.err}).") from error
-    if image is None:
-        raise ImageError(f"{path}: the image data cannot be decoded (damaged file?).")
-    # One reader of the EXIF tag for pixels and sizes, so that they always agree.
-    image = _upright(image, _read_header(path)[1])
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return decode(_read_bytes(path), path)
 
 
-def image_size(path: str | Path) -> Size:
-    """(width, height) as `read_image` would return it, from the header only.
+def decode(data: bytes, name: str | Path) -> np.ndarray:
+    """Decode the bytes of a picture, as `read_image` does.
 
-    Raises:
-        ImageError: if the file is missing, empty or its header is no image's.
+    Args:
+        data: a whole file.
+        name: of the picture, for the message.
     """
-    (width, height), orientation = _read_header(path)
-    return (height, width) if orientation >= 5 else (width, height)
+    orientation = _inspect(data, name)[1]
+    try:
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8),
+            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+        )
+    except cv2.error as error:
+        raise ImageError(f"{name}: OpenCV cannot decode it ({error.err}).") from error
+    if image is None:
+        raise ImageError(f"{name}: the image data cannot be decoded (damaged file?).")
+    # One reader of the EXIF tag for pixels and sizes, so that they always agree.
+    return cv2.cvtColor(_upright(image, orientation), cv2.COLOR_BGR2RGB)
 
 
-def check_image(path: str | Path) -> None:
+def check_image(path: str | Path) -> Facts:
     """Check a file cheaply: header, and the end-of-file marker of its format.
 
     JPEG, PNG, WebP and BMP files that stop early are found without decoding them.
-    Damage in the middle of the data is found by `read_image` only.
+    Damage in the middle of the data is found by `read_image` only. Opens the file once.
 
     Raises:
         ImageError: what is wrong with the file.
     """
-    _read_header(path)
-    with Path(path).open("rb") as file:
-        head = file.read(12)
-        length = file.seek(0, 2)
-        file.seek(max(0, length - _TAIL_BYTES))
-        tail = file.read()
-    if head.startswith(b"\xff\xd8"):
-        # Cameras may append zeros or a second picture after the end marker; only
-        # then the whole file has to be walked through.
-        whole = tail.rstrip(b"\x00").endswith(b"\xff\xd9") or _jpeg_is_complete(
-            _read_bytes(path)
-        )
-    elif head.startswith(b"\x89PNG"):
-        whole = _PNG_END in tail
-    elif head.startswith(b"RIFF"):  # WebP
-        whole = length >= struct.unpack("<I", head[4:8])[0] + 8
-    elif head.startswith(b"BM"):
-        whole = length >= struct.unpack("<I", head[2:6])[0]
-    else:
-        whole = True
-    if not whole:
-        raise ImageError(
-            f"{path}: the file is truncated ({length} bytes, its end is missing); "
-            "copy or download it again."
-        )
+    data = _read_bytes(path)
+    (width, height), orientation = _inspect(data, path)
+    size = (height, width) if orientation >= 5 else (width, height)
+    return Facts(size, hashlib.sha256(data).hexdigest())
+
+
+def image_size(path: str | Path) -> Size:
+    """(width, height) as `read_image` would return it, without decoding."""
+    return check_image(path).size
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,7 @@ class ResizePolicy:
     and square images (height <= width), to the height of portrait ones. "shorter" or
     "longer": that side becomes `sides[0]` and the aspect ratio stays. "native": the
     original size. All but "fixed" round each side to a multiple of 16, at least 32.
+    With `squares_upright` "fixed" takes squares for portraits.
 
     Write and read policies as text: "1024x720", "shorter:720", "longer:1024",
     "native" (`parse` and `str`).
@@ -129,6 +129,7 @@ class ResizePolicy:
 
     mode: str = "fixed"
     sides: tuple[int, ...] = (1024, 720)
+    squares_upright: bool = False
 
     def __post_init__(self) -> None:
         """Refuse policies that cannot be applied."""
@@ -175,21 +176,13 @@ class ResizePolicy:
             return "x".join(str(side) for side in self.sides)
         return f"{self.mode}:{self.sides[0]}"
 
-    def target_size(
-        self, width: int, height: int, squares_upright: bool = False
-    ) -> Size:
-        """(width, height) that an image of this size is brought to.
-
-        Args:
-            width: of the image.
-            height: of the image.
-            squares_upright: see `Protocol.rerank_squares_upright`.
-        """
+    def target_size(self, width: int, height: int) -> Size:
+        """(width, height) that an image of this size is brought to."""
         if width < 1 or height < 1:
             raise ValueError(f"An image has at least 1x1 pixels; got {width}x{height}.")
         if self.mode == "fixed":
             longer, shorter = self.sides
-            upright = height > width or (squares_upright and height == width)
+            upright = height > width or (self.squares_upright and height == width)
             return (shorter, longer) if upright else (longer, shorter)
         scale = 1.0
         if self.mode == "shorter":
@@ -199,26 +192,29 @@ class ResizePolicy:
         return _round_side(width * scale), _round_side(height * scale)
 
 
-def resize_image(
-    image: np.ndarray, policy: ResizePolicy, squares_upright: bool = False
-) -> np.ndarray:
-    """Bring an image to the size that `policy` gives.
+def resize_image(image: np.ndarray, policy: ResizePolicy) -> np.ndarray:
+    """`scale_image` to the size that `policy` gives."""
+    height, width = image.shape[:2]
+    return scale_image(image, policy.target_size(width, height))
+
+
+def scale_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Bring an image, or a part of one, to a size.
 
     Args:
         image: (H, W, 3) uint8.
-        policy: the target size.
-        squares_upright: see `ResizePolicy.target_size`.
+        size: (width, height).
 
     Returns:
-        (H', W', 3) uint8; averaged over areas when shrinking, bilinear when enlarging.
+        (height, width, 3) uint8; averaged over areas when it has fewer pixels than
+        `image`, bilinear when more; `image` itself when it has that size.
     """
     height, width = image.shape[:2]
-    target = policy.target_size(width, height, squares_upright)
-    if target == (width, height):
+    if size == (width, height):
         return image
-    shrinks = target[0] * target[1] < width * height
+    shrinks = size[0] * size[1] < width * height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, target, interpolation=method)
+    return cv2.resize(image, size, interpolation=method)
 
 
 def check_box(box: Box, image_size: Size) -> Box:
@@ -337,24 +333,27 @@ def _round_side(side: float) -> int:
 def _read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file.") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _read_header(path: str | Path) -> tuple[Size, int]:
-    """(width, height) as stored, and the EXIF orientation 1..8 (1 = upright)."""
+def _inspect(data: bytes, name: str | Path) -> tuple[Size, int]:
+    """(width, height) as stored, and the EXIF orientation 1..8 (1 = upright).
+
+    Raises:
+        ImageError: if it is no image, or its end is missing.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty.")
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             # The method of PNG files decodes all pixels, to find a tag behind them;
             # the standard has it before them.
             orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-            return image.size, orientation if orientation in range(1, 9) else 1
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file.") from error
     except UnidentifiedImageError as error:
-        empty = Path(path).stat().st_size == 0
-        what = "the file is empty" if empty else "not an image that can be read"
-        raise ImageError(f"{path}: {what}.") from error
+        raise ImageError(f"{name}: not an image that can be read.") from error
     except (
         OSError,
         SyntaxError,
@@ -362,7 +361,26 @@ def _read_header(path: str | Path) -> tuple[Size, int]:
         struct.error,
         Image.DecompressionBombError,
     ) as error:
-        raise ImageError(f"{path}: its header cannot be read ({error}).") from error
+        raise ImageError(f"{name}: its header cannot be read ({error}).") from error
+    if not _is_complete(data):
+        raise ImageError(
+            f"{name}: the file is truncated ({len(data)} bytes, its end is missing); "
+            "copy or download it again."
+        )
+    return image.size, orientation if orientation in range(1, 9) else 1
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether the end of a JPEG, PNG, WebP or BMP file is there; True for others."""
+    if data.startswith(b"\xff\xd8"):
+        return data.endswith(b"\xff\xd9") or _jpeg_is_complete(data)
+    if data.startswith(b"\x89PNG"):
+        return _PNG_END in data
+    if data.startswith(b"RIFF"):  # WebP
+        return len(data) >= struct.unpack("<I", data[4:8])[0] + 8
+    if data.startswith(b"BM"):
+        return len(data) >= struct.unpack("<I", data[2:6])[0]
+    return True
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -377,7 +395,10 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _jpeg_is_complete(data: bytes) -> bool:
-    """Whether the end marker of the (first) picture is there, by walking markers."""
+    """Whether the end marker of the (first) picture is there, by walking markers.
+
+    Cameras may append zeros or a second picture behind it.
+    """
     position = 2
     while True:
         while data[position : position + 2] == b"\xff\xff":  # fill bytes

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import struct
 import subprocess
@@ -25,7 +26,7 @@ from cwr_utils.datasets import (
 )
 from cwr_utils.datasets.base import checked_dataset, complete_folder
 from cwr_utils.datasets.rcc import RccError, ResourceArchive
-from cwr_utils.images import check_box, image_size, read_image
+from cwr_utils.images import ImageError, check_box, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -115,13 +116,63 @@ def test_hashes_and_checksum_follow_files_and_ground_truth(small):
     assert list(hashes) == list(small.images)
     assert len(set(hashes.values())) == 14
     before = small.checksum()
-    assert small.checksum(hashes) == before
     other = checked_dataset("renamed", small.paths, small.queries, "another note")
     assert other.checksum() == before
     fewer = checked_dataset("small", small.paths, small.queries[:1], "")
     assert fewer.checksum() != before
     write_image(small.path("z"), shade=99)
-    assert small.checksum() != before
+    assert small.checksum() == before  # of what was loaded
+    assert checked_dataset("a", small.paths, small.queries, "").checksum() != before
+
+
+@pytest.fixture
+def opened():
+    """Names of the files that are opened, as often as they are."""
+    names, listening = [], True
+
+    def hook(event, args):
+        if listening and event == "open" and not isinstance(args[0], int):
+            names.append(Path(os.fsdecode(args[0])).name)
+
+    sys.addaudithook(hook)  # for good
+    yield names
+    listening = False
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_loading_opens_each_photo_once_and_nothing_else_does(tmp_path, opened, skip):
+    files = make_folder(tmp_path, "a.png", "b.jpg", "sub/c.webp")
+    (tmp_path / "queries.csv").write_text("image,x1,y1,x2,y2\na,1,2,30,20\n")
+    data = datasets.load(str(tmp_path), skip_unreadable=skip)
+    assert [opened.count(path.name) for path in files.values()] == [1, 1, 1]
+    opened.clear()
+    digests = data.hashes()
+    assert data.checksum() != data.take(2).checksum()
+    for part in (data, data.take(2), *data.hold_out_distractors()):
+        for name in part.images:
+            assert part.size(name) == (40, 30)
+            assert part.sha256(name) == digests[name]
+    assert opened == []
+    for name, path in files.items():
+        assert digests[name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    opened.clear()
+    read_image(files["b.jpg"])
+    assert opened == ["b.jpg"]
+
+
+def test_a_dataset_made_by_hand_looks_at_a_photo_at_first_need(tmp_path, opened):
+    files = make_folder(tmp_path, "a.png", "b.png")
+    data = Dataset("hand", ("a.png", "b.png"), (), "", files)
+    assert data.size("a.png") == (40, 30)
+    few = data.take(1)
+    few.hashes()
+    assert opened.count("a.png") == 1
+    assert opened.count("b.png") == 0
+    data.hashes()
+    assert [opened.count(name) for name in files] == [1, 1]
+    files["c.png"] = tmp_path / "c.png"
+    with pytest.raises(ImageError, match=r"c\.png: no such file"):
+        Dataset("hand", ("a.png", "c.png"), (), "", files).hashes()
 
 
 def test_all_problems_are_listed_at_once(tmp_path):
@@ -560,7 +611,7 @@ def test_everyday_photos_have_no_queries_and_no_monuments(demo):
     assert len(photos.images) >= everyday.MIN_PHOTOS
     assert photos.queries == ()
     assert all(photos.credit(name) for name in photos.images)
-    assert all(max(image_size(photos.path(n))) >= 200 for n in photos.images)
+    assert all(max(photos.size(n)) >= 200 for n in photos.images)
     assert not set(photos.hashes().values()) & set(demo.hashes().values())
 
 
@@ -618,7 +669,7 @@ def test_street_is_made_from_one_photo_and_says_so():
     views = fetched("street")
     assert "ONE" in views.note
     assert len(views.images) == 11 * 6 + 24
-    assert all(image_size(views.path(name)) == (640, 480) for name in views.images)
+    assert all(views.size(name) == (640, 480) for name in views.images)
     assert all(views.credit(name) for name in views.images)
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,9 +19,10 @@ from cwr_utils.images import (
     check_box,
     check_image,
     crop_image,
-    image_size,
+    decode,
     read_image,
     resize_image,
+    scale_image,
 )
 
 POLICIES = ("1024x720", "shorter:480", "longer:1024", "native", "500x333")
@@ -52,6 +54,13 @@ def test_read_image_returns_rgb_as_stored(tmp_path, pixels, suffix):
     np.testing.assert_array_equal(read_image(path), pixels)
 
 
+def test_bytes_are_decoded_like_their_file(tmp_path, pixels):
+    path = save(tmp_path / "a.jpg", pixels)
+    np.testing.assert_array_equal(decode(path.read_bytes(), "a"), read_image(path))
+    with pytest.raises(ImageError, match="an upload: not an image"):
+        decode(b"text", "an upload")
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
 def test_read_image_always_returns_three_uint8_channels(tmp_path, pixels, mode):
     image = Image.fromarray(pixels)
@@ -78,25 +87,25 @@ def test_exif_orientation_turns_pixels_and_size_alike(
     read = read_image(path)
     assert read.shape == expected.shape
     assert np.abs(read.astype(int) - expected).mean() < 2
-    assert image_size(path) == (read.shape[1], read.shape[0])
+    assert check_image(path).size == (read.shape[1], read.shape[0])
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_the_size_comes_from_the_header(tmp_path, pixels, suffix, monkeypatch):
     path = save(tmp_path / f"a.{suffix}", pixels)
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # what decodes
-    assert image_size(path) == (120, 80)
+    assert check_image(path).size == (120, 80)
 
 
 def test_nonsense_exif_orientation_is_upright(tmp_path, pixels):
     exif = Image.Exif()
     exif[0x0112] = 77
     path = save(tmp_path / "a.jpg", pixels, exif=exif)
-    assert image_size(path) == (120, 80)
+    assert check_image(path).size == (120, 80)
     assert read_image(path).shape == (80, 120, 3)
 
 
-@pytest.mark.parametrize("function", [read_image, check_image, image_size])
+@pytest.mark.parametrize("function", [read_image, check_image])
 def test_missing_empty_and_foreign_files_are_named_errors(tmp_path, function):
     with pytest.raises(ImageError, match=r"nowhere\.jpg: no such file"):
         function(tmp_path / "nowhere.jpg")
@@ -237,9 +246,34 @@ def test_resize_averages_when_shrinking_and_keeps_the_right_size_as_it_is():
     small = resize_image(stripes, ResizePolicy.parse("longer:32"))
     np.testing.assert_array_equal(small, np.full((32, 32, 3), 100))
     assert resize_image(stripes, ResizePolicy.parse("native")) is stripes
-    large = resize_image(stripes, ResizePolicy.parse("longer:128"))
-    assert large.shape == (128, 128, 3)
+
+
+def test_resize_is_smooth_when_enlarging():
+    edge = np.zeros((2, 2, 3), np.uint8)
+    edge[:, 1] = 200
+    large = scale_image(edge, (8, 2))  # blocks would have two values
+    np.testing.assert_array_equal(large[0, :, 0], [0, 0, 25, 75, 125, 175, 200, 200])
+    assert large.shape == (2, 8, 3)
     assert large.dtype == np.uint8
+
+
+def test_a_part_is_scaled_like_the_whole(china):
+    policy = ResizePolicy.parse("1024x720")
+    whole = crop_image(china, (0, 0, 640, 427))
+    np.testing.assert_array_equal(
+        scale_image(whole, (1024, 720)), resize_image(china, policy)
+    )
+
+
+def test_squares_stand_where_the_policy_says_so():
+    policy = ResizePolicy.parse("64x48")
+    upright = replace(policy, squares_upright=True)
+    sizes = [(50, 50), (51, 50), (50, 51)]
+    assert [policy.target_size(*s) for s in sizes] == [(64, 48), (64, 48), (48, 64)]
+    assert [upright.target_size(*s) for s in sizes] == [(48, 64), (64, 48), (48, 64)]
+    free = ResizePolicy("longer", (64,), squares_upright=True)
+    assert free.target_size(50, 50) == (64, 64)
+    assert resize_image(np.zeros((9, 9, 3), np.uint8), upright).shape == (64, 48, 3)
 
 
 # --- boxes ----------------------------------------------------------------------

@@ -23,7 +23,7 @@ from cwr_utils import datasets
 from cwr_utils.datasets import DatasetError, oxford_paris
 from cwr_utils.datasets import download as downloads
 from cwr_utils.datasets.download import RemoteFile, fetch, unpack
-from cwr_utils.images import check_box, image_size
+from cwr_utils.images import check_box
 
 JPEG = cv2.imencode(".jpg", np.full((30, 40, 3), 100, np.uint8))[1].tobytes()
 
@@ -163,7 +163,7 @@ def test_real_oxford_images(dev_data):
     assert (len(oxford.images), len(oxford.queries)) == (164, 30)
     for query in oxford.queries:
         assert query.image in query.positives
-        check_box(query.box, image_size(oxford.path(query.image)))
+        check_box(query.box, oxford.size(query.image))
     assert oxford.queries[0].box == (187.7, 17.1, 887.5, 238.9)
 
 

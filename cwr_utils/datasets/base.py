@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +14,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from cwr_utils.images import Box, ImageError, check_box, check_image, image_size
+from cwr_utils.files import whole_folder
+from cwr_utils.images import Box, Facts, ImageError, Size, check_box, check_image
 
 _THREADS = 8
 
@@ -73,6 +71,11 @@ class Dataset:
         queries: may be empty (a collection to fit the whitening on).
         note: one line that says what this is; shown with every table.
         paths: files of the images, and of query images that are not among them.
+        credits: author and licence by image name.
+        facts: size and hash by file, of those that were looked at. `load` looks at
+            all, others at first need; each file is opened once for both, and what is
+            known is shared with every slice. A photo that changes afterwards is not
+            noticed: load it again.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Dataset:
     note: str
     paths: Mapping[str, Path] = field(repr=False)
     credits: Mapping[str, str] = field(default_factory=dict, repr=False)
+    facts: dict[Path, Facts] = field(default_factory=dict, repr=False)
 
     def path(self, name: str) -> Path:
         """The file of an image."""
@@ -162,29 +166,38 @@ class Dataset:
         """Images, and query images that are not among them, each once."""
         return tuple(dict.fromkeys((*self.images, *(q.image for q in self.queries))))
 
+    def size(self, name: str) -> Size:
+        """(width, height) of an image or query image, upright."""
+        return self._look([name])[0].size
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of the file of an image or query image."""
+        return self._look([name])[0].sha256
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the file of every image and query image, by name."""
-        digests = _for_each(self._files, self.sha256, f"Hashing {self.name}")
-        return dict(zip(self._files, digests, strict=True))
+        facts = self._look(self._files)
+        return {n: fact.sha256 for n, fact in zip(self._files, facts, strict=True)}
 
-    def checksum(self, hashes: Mapping[str, str] | None = None) -> str:
-        """One SHA-256 over names, files and ground truth.
-
-        Args:
-            hashes: what `hashes` returned, to save reading the files again.
-        """
-        hashes = self.hashes() if hashes is None else hashes
+    def checksum(self) -> str:
+        """One SHA-256 over names, files and ground truth."""
         truth = [
             [q.name, q.image, q.box, sorted(q.positives), sorted(q.junk)]
             for q in self.queries
         ]
-        content = [[[name, hashes[name]] for name in self._files], truth]
+        content = [list(self.hashes().items()), truth]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def sha256(self, name: str) -> str:
-        """SHA-256 of the file of an image or query image."""
-        with self.path(name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def _look(self, names: Sequence[str]) -> list[Facts]:
+        """Facts of these files; those that are not known are opened.
+
+        Raises:
+            ImageError: what is wrong with files that are no whole images.
+        """
+        new = {n: path for n in names if (path := self.path(n)) not in self.facts}
+        if new and (problems := unreadable_images(new, self.facts)):
+            raise ImageError("\n".join(problems.values()))
+        return [self.facts[self.path(name)] for name in names]
 
 
 def checked_dataset(
@@ -196,6 +209,7 @@ def checked_dataset(
     problems: Iterable[str] = (),
     advice: str = "",
     query_paths: Mapping[str, Path] | None = None,
+    facts: dict[Path, Facts] | None = None,
 ) -> Dataset:
     """A `Dataset`, after every file, name and box was looked at.
 
@@ -208,6 +222,7 @@ def checked_dataset(
         problems: what the caller found already.
         advice: what the user can do about problems.
         query_paths: files of query images that are not to be found.
+        facts: of files that were looked at already.
 
     Raises:
         DatasetError: with ALL problems: unreadable or truncated images, names that
@@ -217,37 +232,56 @@ def checked_dataset(
     if not paths and not found:
         found.append("There are no images.")
     files = {**paths, **(query_paths or {})}
-    unreadable = {n: p for n, p in unreadable_images(files).items() if p}
-    found += unreadable.values()
+    facts = {} if facts is None else facts
+    found += unreadable_images(files, facts).values()
     for query in queries:
-        found += _query_problems(query, paths, files, unreadable)
+        found += _query_problems(query, paths, files, facts)
     times = Counter(query.name for query in queries)
     found += [f"{n} queries are named {name!r}." for name, n in times.items() if n > 1]
     if found:
         count = f"{len(found)} problem" + ("s" if len(found) > 1 else "")
         raise DatasetError(f"Data set {name!r} has {count}:", found, advice)
-    return Dataset(name, tuple(paths), tuple(queries), note, files, credits or {})
+    credits = credits or {}
+    return Dataset(name, tuple(paths), tuple(queries), note, files, credits, facts)
 
 
-def unreadable_images(paths: Mapping[str, Path]) -> dict[str, str]:
-    """What is wrong with each file that is no whole image, by name."""
-    results = _for_each(list(paths), lambda name: _problem(paths[name]), "Checking")
-    return {name: text for name, text in zip(paths, results, strict=True) if text}
+def unreadable_images(
+    paths: Mapping[str, Path], facts: dict[Path, Facts] | None = None
+) -> dict[str, str]:
+    """What is wrong with each file that is no whole image, by name.
+
+    Args:
+        paths: name -> file. Each is opened once, without being decoded.
+        facts: takes what is learnt of the others; files that are in it already are not
+            opened.
+    """
+    facts = {} if facts is None else facts
+    new = [name for name, path in paths.items() if path not in facts]
+    problems = {}
+    with ThreadPoolExecutor(_THREADS) as pool:  # the disk is what we wait for
+        found = pool.map(lambda name: _look_at(paths[name]), new)
+        bar = tqdm(found, "Checking", len(new), leave=False, disable=len(new) < 500)
+        for name, result in zip(new, bar, strict=True):
+            if isinstance(result, Facts):
+                facts[paths[name]] = result
+            else:
+                problems[name] = result
+    return problems
 
 
-def _problem(path: Path) -> str:
+def _look_at(path: Path) -> Facts | str:
+    """Facts, or what is wrong."""
     try:
-        check_image(path)
+        return check_image(path)
     except ImageError as error:
         return str(error)
-    return ""
 
 
 def _query_problems(
     query: Query,
     paths: Mapping[str, Path],
     files: Mapping[str, Path],
-    unreadable: Mapping[str, str],
+    facts: Mapping[Path, Facts],
 ) -> list[str]:
     start = f"Query {query.name!r}"
     problems = []
@@ -255,9 +289,9 @@ def _query_problems(
         problems.append(f"{start}: the name must be a file name, without slashes.")
     if query.image not in files:
         problems.append(f"{start}: its image {query.image!r} is not in the folder.")
-    elif query.box is not None and query.image not in unreadable:
+    elif query.box is not None and (known := facts.get(files[query.image])):
         try:
-            check_box(query.box, image_size(files[query.image]))
+            check_box(query.box, known.size)
         except ValueError as error:
             problems.append(f"{start}, image {query.image!r}: {error}")
     for kind, names in (("positive", query.positives), ("junk", query.junk)):
@@ -273,37 +307,18 @@ def _query_problems(
     return problems
 
 
-def _for_each(names: Sequence[str], function: Callable, label: str) -> list:
-    """`function` of every name, in threads: the disk is what we wait for."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(function, names)
-        quick = len(names) < 500
-        return list(tqdm(results, label, len(names), leave=False, disable=quick))
-
-
 @contextmanager
 def complete_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears at `target` whole or not at all.
-
-    Yields a temporary folder beside `target`, which is renamed when the block ends
-    well and removed when it does not.
+    """`files.whole_folder` for photos.
 
     Raises:
         DatasetError: when the disk is full, or the place cannot be written to.
     """
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        if not target.exists():  # else another process was faster: its copy serves
-            os.replace(temporary, target)
+        with whole_folder(target) as folder:
+            yield folder
     except OSError as error:
         raise DatasetError(
             f"Cannot write {target} ({error.strerror or error}); nothing was left "
             "there. Free some space or choose another `data_root`."
         ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

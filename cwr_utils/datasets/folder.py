@@ -15,7 +15,7 @@ from cwr_utils.datasets.base import (
     checked_dataset,
     unreadable_images,
 )
-from cwr_utils.images import Box
+from cwr_utils.images import Box, Facts
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -57,7 +57,8 @@ def load(
     queries = queries or _if_file(root / "queries.csv")
     groups = groups or _if_file(root / "groups.csv")
     paths = find_images(root)
-    skipped = unreadable_images(paths) if skip_unreadable else {}
+    facts: dict[Path, Facts] = {}
+    skipped = unreadable_images(paths, facts) if skip_unreadable else {}
     if skipped:
         lines = "\n  - ".join(skipped.values())
         warnings.warn(f"{len(skipped)} files are left out:\n  - {lines}", stacklevel=2)
@@ -95,6 +96,7 @@ def load(
         problems=problems or _no_images(root, paths),
         advice="Mend or remove these files and lines"
         + ("." if skip_unreadable else "; skip_unreadable=True passes over bad files."),
+        facts=facts,
     )
 
 

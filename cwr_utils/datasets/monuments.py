@@ -172,6 +172,7 @@ def load_whitening(
         f"{photos.note}",
         {**credits, **photos.credits},
         advice=f"Delete {folder} to fetch it again.",
+        facts=photos.facts,
     )
 
 

@@ -30,7 +30,7 @@ from cwr_utils.datasets.base import (
 )
 from cwr_utils.datasets.download import RemoteFile, fetch, rar_program, unpack
 from cwr_utils.datasets.folder import find_images
-from cwr_utils.images import ImageError, read_image
+from cwr_utils.images import Facts, ImageError, read_image
 
 DISTRACTOR_PREFIX = "flickr100k/"
 _QUERY_PREFIX = "oxc1_"
@@ -308,7 +308,8 @@ def _read(
         if part is not truth
     }
     paths = {name: path for images in found.values() for name, path in images.items()}
-    skipped = unreadable_images(paths) if skip_unreadable else {}
+    facts: dict[Path, Facts] = {}
+    skipped = unreadable_images(paths, facts) if skip_unreadable else {}
     if skipped:
         lines = "\n  - ".join(skipped.values())
         warnings.warn(f"{len(skipped)} images are left out:\n  - {lines}", stacklevel=3)
@@ -335,6 +336,7 @@ def _read(
         problems=problems,
         advice="Complete the images, or remove the four ground-truth files of queries "
         "that you have no images of; skip_unreadable=True passes over damaged images.",
+        facts=facts,
     )
 
 
