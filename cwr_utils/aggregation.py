@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -74,6 +75,27 @@ def repeat_previous(whitened) -> np.ndarray:
     return filled
 
 
+class Aggregator(NamedTuple):
+    """From the class vectors of a photo or region to its descriptor.
+
+    Attributes:
+        whitening: of the class vectors.
+        repeat_empty: whether to apply `repeat_previous`.
+    """
+
+    whitening: Whitening
+    repeat_empty: bool = False
+
+    def parts(self, vectors) -> np.ndarray:
+        """(..., C, D) whitened class vectors of (..., C, K): what is summed."""
+        whitened = self.whitening(vectors)
+        return repeat_previous(whitened) if self.repeat_empty else whitened
+
+    def __call__(self, vectors) -> np.ndarray:
+        """(..., D) descriptors of class vectors (..., C, K)."""
+        return l2_normalize(self.parts(vectors).sum(axis=-2))
+
+
 def offline(
     store: Store,
     whitening: Whitening,
@@ -97,9 +119,7 @@ def offline(
     shape = (len(store), whitening.dimensions)
     descriptors = {count: np.empty(shape, np.float32) for count in num_classes}
     for images, vectors in store.iter_top_class_vectors(num_classes[-1]):
-        whitened = whitening(vectors)
-        if repeat_empty:
-            whitened = repeat_previous(whitened)
+        whitened = Aggregator(whitening, repeat_empty).parts(vectors)
         for count, rows in aggregate(whitened, num_classes).items():
             descriptors[count][images] = rows
     return descriptors

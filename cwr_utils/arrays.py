@@ -1,6 +1,23 @@
 """Shape checks with named axes, l2 normalisation, and half precision, fast."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+
+
+class Kept(dict):
+    """Values by what they depend on, each computed when it is first asked for."""
+
+    def __init__(self, compute: Callable[[Any], Any]):
+        """Hold the function from key to value."""
+        super().__init__()
+        self._compute = compute
+
+    def __missing__(self, key):
+        """Compute and keep."""
+        value = self[key] = self._compute(key)
+        return value
 
 
 def check_shape(array, spec: str, name: str) -> tuple:
@@ -74,6 +91,12 @@ def widen(array) -> np.ndarray:
     wide = bits.view(np.float32)
     wide *= np.float32(2.0**112)
     return wide
+
+
+def softmax(logits) -> np.ndarray:
+    """Probabilities (..., C) of logits (..., C)."""
+    exponentials = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def is_finite(array: np.ndarray) -> bool:

@@ -85,7 +85,9 @@ def ranks_without_junk(
 
 
 def evaluate(
-    rankings: Mapping[str, Sequence[str]], queries: Iterable[Any], self_match: bool
+    rankings: Mapping[str, Sequence[str]],
+    queries: Iterable[Any],
+    self_match: bool | None = None,
 ) -> pd.DataFrame:
     """Score every query's ranking.
 
@@ -95,8 +97,9 @@ def evaluate(
         queries: those to score.
         self_match: True counts the query's own image as a positive, as the classic
             protocol does (a free hit at rank 1); False makes it junk, whatever the
-            ground truth says about it. Revisited Oxford and Paris have no query image
-            in the database: False.
+            ground truth says about it. None asks the ground truth, for each query:
+            a positive where it is listed as one. Revisited Oxford and Paris have no
+            query image in the database: None or False.
 
     Returns:
         One row a query, in order. `ap`: 0..1, NaN where there are no positives (such a
@@ -131,17 +134,22 @@ def evaluate(
     return table.astype({"positives": int, **floats})
 
 
-def ground_truth(query: Any, self_match: bool) -> tuple[set[str], set[str]]:
+def ground_truth(
+    query: Any, self_match: bool | None = None
+) -> tuple[set[str], set[str]]:
     """Positives and junk of a query once its own image is settled.
 
     Args:
         query: with `image`, `positives` and `junk`.
-        self_match: whether the query's own image is a positive; else it is junk.
+        self_match: whether the query's own image is a positive; else it is junk. None:
+            if the ground truth lists it.
 
     Returns:
         Two sets of image names.
     """
     own = {query.image}
+    if self_match is None:
+        self_match = query.image in query.positives
     if self_match:
         return set(query.positives) | own, set(query.junk) - own
     return set(query.positives) - own, set(query.junk) | own
@@ -283,7 +291,9 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 
 def errors(
-    rankings: Mapping[str, Sequence[str]], queries: Iterable[Any], self_match: bool
+    rankings: Mapping[str, Sequence[str]],
+    queries: Iterable[Any],
+    self_match: bool | None = None,
 ) -> pd.DataFrame:
     """List where each ranking goes wrong.
 
@@ -327,7 +337,7 @@ def mean_precision_at(
     rankings: Mapping[str, Sequence[str]],
     queries: Iterable[Any],
     k: int,
-    self_match: bool,
+    self_match: bool | None,
 ) -> float:
     """mP@k of the revisited protocol: the share of positives in the first k' ranks.
 

@@ -1,4 +1,4 @@
-"""What a person wants to see of a result: the arguments of the figures, from stores.
+"""What a person wants to see of a result: the arguments of the figures.
 
 Reads photos and recomputes maps of single images; draws nothing.
 """
@@ -14,15 +14,15 @@ from cwr_utils import aggregation, evaluation, reranking
 from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
-from cwr_utils.retrieval import Method, Result, Retrieval
+from cwr_utils.retrieval import Collection, Method, Result
 
 
-def relevance(query, image: str, self_match: bool) -> str:
+def relevance(query, image: str) -> str:
     """How an image counts for a query: one of `figures.RELEVANCE`.
 
     "ok" is a positive too, one that the ground truth calls seen in part.
     """
-    positives, junk = evaluation.ground_truth(query, self_match)
+    positives, junk = evaluation.ground_truth(query)
     if image == query.image:
         return "query"
     if image in positives:
@@ -31,12 +31,12 @@ def relevance(query, image: str, self_match: bool) -> str:
 
 
 def strip(
-    stores: Retrieval, result: Result, number: int, top: int = 10, missed: int = 0
+    collection: Collection, result: Result, number: int, top: int = 10, missed: int = 0
 ) -> dict:
     """The first images of a ranking, as `figures.result_strip` takes them.
 
     Args:
-        stores: where the result comes from.
+        collection: where the result comes from.
         result: of any method.
         number: of the query.
         top: images to show.
@@ -45,21 +45,21 @@ def strip(
     Returns:
         Keyword arguments.
     """
-    data = stores.dataset
+    data = collection.data
     query = data.queries[number]
     ranking = result.rankings[query.name]
-    positives, _ = evaluation.ground_truth(query, stores.self_match)
+    positives, _ = evaluation.ground_truth(query)
     positives -= {query.image}
     ranks = list(range(len(ranking)))
     late = [r for r in ranks[top - missed :] if ranking[r] in positives][:missed]
     # Where all of them are among the first anyway, nothing gives way.
     ranks = ranks[: top - len(late)] + late if late and late[-1] >= top else ranks[:top]
     names = [ranking[rank] for rank in ranks]
-    ap = stores.evaluate(result).set_index("query")["ap"][query.name]
+    ap = collection.evaluate(result).set_index("query")["ap"][query.name]
     return {
         "query_photo": read_image(data.path(query.image)),
         "photos": [read_image(data.path(name)) for name in names],
-        "relevance": [relevance(query, name, stores.self_match) for name in names],
+        "relevance": [relevance(query, name) for name in names],
         "scores": result.scores[query.name][ranks],
         "names": names,
         "ranks": [rank + 1 for rank in ranks],
@@ -69,11 +69,11 @@ def strip(
     }
 
 
-def diagnose(stores: Retrieval, before: Result, after: Result) -> pd.DataFrame:
+def diagnose(collection: Collection, before: Result, after: Result) -> pd.DataFrame:
     """Query by query: what one result gains over another, and what it still misses.
 
     Args:
-        stores: where the results come from.
+        collection: where the results come from.
         before: of any method.
         after: of another one.
 
@@ -81,8 +81,8 @@ def diagnose(stores: Retrieval, before: Result, after: Result) -> pd.DataFrame:
         Columns of `evaluation.compare` and of `evaluation.errors` of `after`, where
         `missed` is a text: names, with ranks in brackets.
     """
-    tables = [stores.evaluate(result) for result in (before, after)]
-    wrong = evaluation.errors(after.rankings, stores.dataset.queries, stores.self_match)
+    tables = [collection.evaluate(result) for result in (before, after)]
+    wrong = evaluation.errors(after.rankings, collection.data.queries)
     ranks = wrong.pop("missed_ranks")
     wrong["missed"] = [
         "; ".join(f"{name} ({rank:g})" for name, rank in zip(*row, strict=True))
@@ -138,12 +138,12 @@ def embedding(descriptors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def embedding_picture(
-    stores: Retrieval, method: Method, seed: int = 0, most: int = 150
+    collection: Collection, method: Method, seed: int = 0, most: int = 150
 ) -> dict[str, Any]:
     """The collection on a map, as `figures.embedding_map` takes it.
 
     Args:
-        stores: of the collection.
+        collection: the photos.
         method: whose database descriptors are shown; not online aggregation, which
             has others for every query.
         seed: of t-SNE.
@@ -157,7 +157,7 @@ def embedding_picture(
     """
     if method.aggregation == "online":
         raise ValueError("Online descriptors differ from query to query: no one map.")
-    data = stores.dataset
+    data = collection.data
     landmark = evaluation.landmarks(data.queries)
     groups = {
         name: landmark[query.name]
@@ -171,7 +171,7 @@ def embedding_picture(
     if room > 0:
         rows = sorted(rows + others[:: max(1, -(-len(others) // room))])
     names = [data.images[row] for row in rows]
-    _, descriptors = stores.describe(method, 0)
+    _, descriptors = collection.describe(method, 0)
     return {
         "points": embedding(descriptors[rows], seed),
         "photos": [read_image(data.path(name)) for name in names],
@@ -214,12 +214,12 @@ def rank_changes(data: Dataset, before: Result, after: Result) -> pd.DataFrame:
 
 
 def why_moved(
-    stores: Retrieval, before: Result, after: Result, number: int, image: str
+    collection: Collection, before: Result, after: Result, number: int, image: str
 ) -> pd.Series:
     """Why re-ranking moved an image: ranks, scores, the region and its classes.
 
     Args:
-        stores: with maps.
+        collection: of the photos.
         before: without re-ranking.
         after: with it; the image is one of those that were re-ranked.
         number: of the query.
@@ -229,28 +229,30 @@ def why_moved(
         Ranks from 1 in the whole list, scores, the winning box in pixels of the photo
         (or "whole photo", or "none"), and the names of the classes that describe it.
     """
-    query = stores.dataset.queries[number].name
+    query = collection.data.queries[number].name
     facts: dict[str, Any] = {"query": query, "image": image}
     for when, result in (("before", before), ("after", after)):
         row = result.rankings[query].index(image)
         facts[f"rank {when}"] = row + 1
         facts[f"score {when}"] = round(float(result.scores[query][row]), 3)
-    picture = box_picture(stores, after.method, number, image)
+    picture = box_picture(collection, after.method, number, image)
     best = picture["best"]
     facts["region"] = best or "none"
     if best:
         facts["box"] = tuple(round(side) for side in picture["boxes"][best])
-    names = stores.require_maps().network.class_names
-    classes = stores.top_classes[number][: after.method.rerank_classes]
+    names = collection.setup.network.class_names
+    classes = collection.top_classes[number][: after.method.rerank_classes]
     facts["classes"] = ", ".join(names[c] for c in classes)
     return pd.Series(facts)
 
 
-def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> dict:
+def box_picture(
+    collection: Collection, method: Method, number: int, image: str
+) -> dict:
     """Boxes of a photo for a query, as `figures.boxes_on_photo` takes them (Fig. 3).
 
     Args:
-        stores: with maps.
+        collection: of the photos.
         method: with re-ranking.
         number: of the query.
         image: photo of the database.
@@ -259,21 +261,21 @@ def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> d
         Keyword arguments; boxes in pixels of the photo. `best` is None where the
         protocol knows no whole photo and no box was large enough.
     """
-    photo = read_image(stores.dataset.path(image))
-    classes = stores.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
-    features, cams = class_maps(stores, image, classes)
+    photo = read_image(collection.data.path(image))
+    classes = collection.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
+    features, cams = class_maps(collection, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
     cells = {
         f"{threshold:.0%}": box
-        for threshold in stores.protocol.rerank_thresholds
+        for threshold in collection.setup.protocol.rerank_thresholds
         for box in reranking.cam_boxes(
-            heat, [threshold], largest=stores.protocol.rerank_largest
+            heat, [threshold], largest=collection.setup.protocol.rerank_largest
         )
     }
-    region = stores.match_region(method, number, image).box
+    region = collection.match_region(method, number, image).box
     best = next((name for name, box in cells.items() if box == region), None)
-    if region is None and stores.protocol.rerank_fallback:
+    if region is None and collection.setup.protocol.rerank_fallback:
         best = "whole photo"
         cells[best] = (0, 0, *grid)
     return {
@@ -281,54 +283,55 @@ def box_picture(stores: Retrieval, method: Method, number: int, image: str) -> d
         "boxes": {name: cells_to_box(box, size, grid) for name, box in cells.items()},
         "heat": heat,
         "best": best,
-        "credit": stores.dataset.credit(image),
+        "credit": collection.data.credit(image),
     }
 
 
 def class_maps(
-    stores: Retrieval, image: str, classes: Sequence[int]
+    collection: Collection, image: str, classes: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (H, W, K) of a photo and normalised CAMs (h, w, C) of some classes."""
-    maps = stores.require_maps()
-    features, cam_maps = maps(image, stores.protocol.rerank_squares_upright)
-    flip = stores.protocol.flip_negative_cams
-    cams = reranking.query_cams(cam_maps, maps.network.class_weights, classes, flip)
-    return features, np.asarray(cams)
+    features, cam_maps = collection.maps(image)
+    flip = collection.setup.protocol.flip_negative_cams
+    weights = collection.setup.network.class_weights
+    return features, np.asarray(reranking.query_cams(cam_maps, weights, classes, flip))
 
 
-def frequent_classes(stores: Retrieval, top: int = 64) -> tuple[list[str], np.ndarray]:
+def frequent_classes(
+    collection: Collection, top: int = 64
+) -> tuple[list[str], np.ndarray]:
     """The classes most often among the queries' `top` most probable ones (Fig. 5a).
 
     Returns:
         `top` names, most frequent first, and their shares of the queries.
     """
-    classes = stores.top_classes[:, :top]
+    classes = collection.top_classes[:, :top]
     frequent = aggregation.theme_classes(classes, top)
-    names = stores.require_maps().network.class_names
+    names = collection.setup.network.class_names
     shares = aggregation.class_frequencies(classes, frequent)
     return [names[c] for c in frequent], shares
 
 
-def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str, Any]:
+def pipeline_picture(
+    collection: Collection, method: Method, number: int
+) -> dict[str, Any]:
     """The method on one query, as `figures.pipeline` takes it (Fig. 1).
 
     Args:
-        stores: with maps.
+        collection: of the photos.
         method: a class aggregation.
         number: of the query.
 
     Returns:
         Keyword arguments; the classes are those whose vectors make the descriptor.
     """
-    data, query = stores.dataset, stores.dataset.queries[number]
+    data, query = collection.data, collection.data.queries[number]
     photo = read_image(data.path(query.image))
-    names = stores.require_maps().network.class_names
-    themed = method.aggregation == "theme"
-    classes = stores.theme if themed else stores.top_classes[number].tolist()
-    classes = classes[: method.num_classes]
-    _, cams = class_maps(stores, query.image, classes[:3])
-    vectors = stores.queries.read("class_vectors", [number])[0]
-    shown = strip(stores, stores.run(method), number, top=7)
+    names = collection.setup.network.class_names
+    classes = collection.classes(method, number)
+    _, cams = class_maps(collection, query.image, classes[:3])
+    vectors = collection.asked.vectors(number, classes)
+    shown = strip(collection, collection.run(method), number, top=7)
     rows = zip(shown["photos"], shown["relevance"], shown["credits"][1:], strict=True)
     found = [row for row in rows if row[1] != "query"][:6]
     credits = dict.fromkeys([data.credit(query.image), *(row[2] for row in found)])
@@ -336,8 +339,8 @@ def pipeline_picture(stores: Retrieval, method: Method, number: int) -> dict[str
         "photo": photo,
         "box": query.box,
         "heat": {names[c]: cams[..., i] for i, c in enumerate(classes[:3])},
-        "vectors": vectors[classes].astype(np.float32),
-        "descriptor": stores.describe(method, number)[0],
+        "vectors": vectors.astype(np.float32),
+        "descriptor": collection.describe(method, number)[0],
         "results": [row[:2] for row in found],
         "class_names": [names[c] for c in classes],
         "credit": "; ".join(filter(None, credits)),

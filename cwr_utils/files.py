@@ -60,6 +60,13 @@ def locked(folder: str | Path) -> Iterator[None]:
         os.close(handle)
 
 
+def free_bytes(path: str | Path) -> int:
+    """Bytes that are free on the disk of a path, which need not exist yet."""
+    path = Path(path).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all."""
     with whole_file(path) as part:

@@ -1,79 +1,22 @@
 """What each protocol flag costs or gains on the data at hand, one at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from cwr_utils import evaluation, networks
-from cwr_utils.datasets import Dataset
-from cwr_utils.extraction import (
-    ExtractionConf,
-    ImageMaps,
-    extract,
-    extract_queries,
-    query_folder,
-    store_path,
-)
-from cwr_utils.images import ResizePolicy, image_size
-from cwr_utils.networks import CamNetwork
+from cwr_utils.images import ResizePolicy
 from cwr_utils.protocol import FLAGS, PRESETS, Protocol, text, variants
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.retrieval import Collection, Method
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the flags are switched in.
-
-    Attributes:
-        stores: of the data set under test, with maps.
-        training: photos that the whitening is fitted on, all of them.
-        conf: settings of the extraction.
-        cache_dir: the folder of the stores, and of those of other flags.
-    """
-
-    stores: Retrieval
-    training: Dataset
-    conf: ExtractionConf
-    cache_dir: str | Path
-
-    @property
-    def network(self) -> CamNetwork:
-        """The CAM network."""
-        return self.stores.require_maps().network
-
-    @property
-    def protocol(self) -> Protocol:
-        """The run's flags, with the size that it really has."""
-        return replace(self.stores.protocol, resize=self.conf.resize)
-
-    def under(self, protocol: Protocol) -> Retrieval:
-        """Open the stores under other flags; describe what is not there yet."""
-        conf = ExtractionConf.with_protocol(
-            protocol,
-            layer=self.conf.layer,
-            classes=self.conf.classes,
-            power=self.conf.power,
-        )
-        if (conf, protocol.mean_order) == (self.conf, self.protocol.mean_order):
-            return self.stores.under(protocol)
-        data, network = self.stores.dataset, networks.under(self.network, protocol)
-        folder = store_path(self.cache_dir, data, network, conf)
-        queries = extract_queries(data, network, folder / query_folder(conf), conf)
-        if folder == store_path(self.cache_dir, data, self.network, self.conf):
-            return self.stores.ask(data.queries, queries).under(protocol)
-        database = extract(data, network, folder / "database", conf)
-        folder = store_path(self.cache_dir, self.training, network, conf)
-        fitted_on = extract(self.training, network, folder / "database", conf)
-        maps = self.stores.maps
-        if (network.name, conf.resize) != (self.network.name, self.conf.resize):
-            maps = ImageMaps(data, network, conf, cache_dir=self.cache_dir)
-        return Retrieval(
-            data, database, queries, fitted_on, protocol=protocol, maps=maps
-        )
+def under(collection: Collection, protocol: Protocol) -> Collection:
+    """The collection under other flags; what is not there yet is described."""
+    collection.experiment.under(protocol).extract()
+    return collection.under(protocol)
 
 
 def methods(base: Method, rerank: int, query_expansion: int) -> list[Method]:
@@ -99,12 +42,12 @@ def methods(base: Method, rerank: int, query_expansion: int) -> list[Method]:
 
 
 def measure(
-    run: Run, methods: Sequence[Method], all_flags: bool = False
+    collection: Collection, methods: Sequence[Method], all_flags: bool = False
 ) -> pd.DataFrame:
     """Switch one flag at a time, then all to those of a preset, and measure mAP.
 
     Args:
-        run: in which they are switched.
+        collection: in which they are switched.
         methods: what to measure.
         all_flags: also those for which every photo has to be described anew.
 
@@ -114,18 +57,20 @@ def measure(
         and the one it is switched to, the gain in mAP, and a note: why a flag was not
         switched, or what a preset was measured without.
     """
-    here = run.protocol
+    here = collection.setup.protocol
     fixed = ResizePolicy.parse(here.resize).mode == "fixed"
     nearest = PRESETS["authors_code" if fixed else "corrected"]
     plans = [*variants(replace(here, resize=nearest.resize))]
     plans += [(name, PRESETS[name]) for name in ("paper", "authors_code")]
-    before = _measure(run.stores, methods)
+    before = _measure(collection, methods)
     rows: list[dict] = [{"flag": "mAP of this run", **before}]
     for name, wanted in tqdm(plans, desc="flags"):
         wanted = replace(wanted, resize=at_scale(wanted.resize, here.resize))
         switched = {f: getattr(wanted, f) for f in FLAGS}
         switched = {f: v for f, v in switched.items() if v != getattr(here, f)}
-        idle = {flag: why_idle(flag, value, run) for flag, value in switched.items()}
+        idle = {
+            flag: why_idle(flag, value, collection) for flag, value in switched.items()
+        }
         anew = [flag for flag in switched if not idle[flag] and _is_of_photos(flag)]
         left_out = [] if all_flags else anew
         kept = {f: getattr(here, f) for f in FLAGS if idle.get(f) or f in left_out}
@@ -136,7 +81,7 @@ def measure(
         if left_out:
             row["note"] = f"not switched: {', '.join(left_out)}"
         if switched.keys() - kept:
-            after = _measure(run.under(replace(wanted, **kept)), methods)
+            after = _measure(under(collection, replace(wanted, **kept)), methods)
             row |= {label: after[label] - before[label] for label in before}
         rows.append(row)
     columns = ["point", "flag", "here", "switched to", *before, "note"]
@@ -165,19 +110,19 @@ def at_scale(resize: str, here: str) -> str:
     return "x".join(str(round(side * scale / 16) * 16) for side in rule.sides)
 
 
-def why_idle(flag: str, value: Any, run: Run) -> str:
+def why_idle(flag: str, value: Any, collection: Collection) -> str:
     """Why a flag's value cannot matter on this data, or "" where it may."""
-    protocol = replace(run.protocol, **{flag: value})
-    data, policy = run.stores.dataset, ResizePolicy.parse(run.conf.resize)
+    data, setup = collection.data, collection.setup
     if flag == "mean_order":
-        same = networks.under(run.network, protocol).name == run.network.name
+        protocol = replace(setup.protocol, mean_order=value)
+        same = networks.under(setup.network, protocol) is setup.network
         return "no effect here: of vgg16-cam only" if same else ""
     if FLAGS[flag]["stage"] == "queries":
         boxes = any(query.box for query in data.queries)
         return "" if boxes else "no effect here: no query has a box"
     if flag == "rerank_squares_upright":
-        sizes = (image_size(data.path(name)) for name in data.images)
-        square = policy.mode == "fixed" and any(w == h for w, h in sizes)
+        sizes = (data.size(name) for name in data.images)
+        square = setup.policy.mode == "fixed" and any(w == h for w, h in sizes)
         return "" if square else "no effect here: no square photo changes its shape"
     return ""
 
@@ -186,11 +131,11 @@ def _is_of_photos(flag: str) -> bool:
     return FLAGS[flag]["stage"] in ("network", "database")
 
 
-def _measure(stores: Retrieval, methods: Sequence[Method]) -> dict[str, float]:
+def _measure(collection: Collection, methods: Sequence[Method]) -> dict[str, float]:
     """Label of each method -> mAP."""
     return {
         method.label: evaluation.mean_average_precision(
-            stores.evaluate(stores.run(method))
+            collection.evaluate(collection.run(method))
         )
         for method in methods
     }

@@ -1,7 +1,35 @@
 """Where the authors' code, the paper and plain correctness differ: one flag each.
 
-`table` gives it as rows. "E3" ... are the points where the code, read line by line
-beside the paper, was found to disagree with it or with itself.
+The points where the code, read line by line beside the paper, disagrees with it or with
+itself. Those with a flag, or two, are switched by it; the rest are settled as said.
+
+    E1     The network: its weights come from a convolution in two groups, and the
+           code has one without; the importer of the .caffemodel spreads them out.
+    E2     CAMs are resized to the features' grid in the paper. In VGG-16-CAM both
+           grids are the same, here any two will do.
+    E3     Fixed 1024x720 in the code, "at least 720, aspect kept" in the paper; the
+           code turns squares one way when it extracts, the other way when it re-ranks.
+    E4     The photos of queries are indexed with stretched contrast, others are not.
+    E5     Blue loses the mean of red, and red that of blue.
+    E6     The code for PyTorch depends on a version's scaling of pixels; not followed.
+    E7     A CAM without positive value is turned upside down.
+    E8     Classes of a query: from a pass over the crop; one pass in the text.
+    E9     The query box is in pixels of the photo, not of what the network saw, and
+           cells that it covers in part are lost at the end.
+    E10    "Raw + CroW" has CroW's channel weights only, and an unused channel weighs 0.
+    E11    A class without positive cell in a region divides zero by zero: zeros here.
+    E12    Such a class then becomes the one before it. Whitening has no shrinkage.
+    E13    Whiten, normalise, sum, normalise: code and paper agree.
+    E14    The query's descriptor takes the place of its own photo in the search.
+    E15    Expansion sums photos of the database, without the query.
+    E16    The fifth box is drawn and never scored; elements are measured by their
+           contour; a photo without a box of five cells is thrown to the end.
+    E17    Descriptors of re-ranked regions stay in the index for later queries.
+    E18    mAP by the official program, called for each query; here in NumPy.
+    E19    Parameters: those of the sweeps in notebooks/sweeps.
+    E20    Parts of the published code that do not run; nothing of it is used.
+
+`table` gives those with a flag as rows:
 
     point  flag                      corrected        paper            authors_code
     E5     mean_order                bgr              bgr              swapped
@@ -35,9 +63,12 @@ from typing import Any
 STAGES = ("network", "database", "queries", "search")
 
 
-def _flag(default: Any, point: str, stage: str, *values: Any) -> Any:
-    """A field with its point of disagreement, stage and, for a text, all values."""
-    facts = {"point": point, "stage": stage, "values": values}
+def _flag(default: Any, point: str, stage: str, *values: Any, regions=False) -> Any:
+    """A field with its point of disagreement, stage and, for a text, all values.
+
+    `regions` are the flags that the best region of a photo for a query depends on.
+    """
+    facts = {"point": point, "stage": stage, "values": values, "regions": regions}
     return field(default=default, metadata=facts)
 
 
@@ -86,7 +117,7 @@ class Protocol:
     mean_order: str = _flag("bgr", "E5", "network", "bgr", "swapped")
     resize: str = _flag("shorter:720", "E3", "database")
     stretch_query_images: bool = _flag(False, "E4", "database")
-    flip_negative_cams: bool = _flag(False, "E7", "database")
+    flip_negative_cams: bool = _flag(False, "E7", "database", regions=True)
     query_classes: str = _flag(
         "scaled crop", "E8", "queries", "scaled crop", "same pass", "native crop"
     )
@@ -96,11 +127,13 @@ class Protocol:
     query_replaces_own_row: bool = _flag(False, "E14", "search")
     expand_with_query: bool = _flag(True, "E15", "search")
     rerank_thresholds: tuple[float, ...] = _flag(
-        (0.01, 0.1, 0.2, 0.3, 0.4), "E16", "search"
+        (0.01, 0.1, 0.2, 0.3, 0.4), "E16", "search", regions=True
     )
-    rerank_largest: str = _flag("cells", "E16", "search", "cells", "contour")
-    rerank_fallback: bool = _flag(True, "E16", "search")
-    rerank_squares_upright: bool = _flag(False, "E3", "search")
+    rerank_largest: str = _flag(
+        "cells", "E16", "search", "cells", "contour", regions=True
+    )
+    rerank_fallback: bool = _flag(True, "E16", "search", regions=True)
+    rerank_squares_upright: bool = _flag(False, "E3", "search", regions=True)
     rerank_moves_index: str = _flag("no", "E17", "search", "no", "query", "run")
 
     def __post_init__(self) -> None:
@@ -115,6 +148,16 @@ class Protocol:
                 raise ValueError(
                     f"`{flag.name}` must be one of {', '.join(allowed)}; got {value!r}."
                 )
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Flag -> value, without the name."""
+        return {flag: getattr(self, flag) for flag in FLAGS}
+
+    @property
+    def of_regions(self) -> tuple:
+        """Values of the flags on which the best region of a photo depends."""
+        return tuple(getattr(self, f) for f in FLAGS if FLAGS[f]["regions"])
 
 
 PRESETS = {

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from cwr_utils import pooling
-from cwr_utils.aggregation import repeat_previous
-from cwr_utils.arrays import check_shape, l2_normalize
+from cwr_utils.aggregation import Aggregator
+from cwr_utils.arrays import check_shape
 from cwr_utils.backend import keras, ops
+from cwr_utils.images import Cells
 from cwr_utils.networks import compile_options
 from cwr_utils.protocol import PRESETS, Protocol
-from cwr_utils.whitening import Whitening
 
 HEAT_MAP_CLASSES = 2
 MIN_CELLS = 5
@@ -38,7 +38,7 @@ class Match:
     """
 
     score: float
-    box: tuple[int, int, int, int] | None
+    box: Cells | None
     descriptor: np.ndarray
 
 
@@ -47,7 +47,7 @@ def cam_boxes(
     thresholds: Sequence[float],
     min_cells: int = MIN_CELLS,
     largest: str = "cells",
-) -> list[tuple[int, int, int, int]]:
+) -> list[Cells]:
     """Boxes around the largest connected element of a CAM at each threshold.
 
     Args:
@@ -160,79 +160,119 @@ def _run(layer: type, settings: tuple, *arrays):
     return _compiled(layer, settings, *inputs).predict_on_batch(list(arrays))
 
 
-def best_regions(
-    query,
-    maps: Iterable[tuple],
-    class_weights,
-    whitening: Whitening,
-    protocol: Protocol = PRESETS["corrected"],
-    power: float = 1.0,
-    num_classes: int | None = None,
-) -> list[Match]:
-    """For each photo, describe every box and keep the one most like the query.
+class RegionDescriber:
+    """Regions of photos, drawn by a query's CAMs and described by its classes.
 
-    Photos of one shape are pooled together, `BATCH` at a time, all their boxes as masks
-    on the grid in one graph. Memory holds `MOST_WAITING` photos at most.
-
-    Args:
-        query: (D,) query descriptor from the same classes.
-        maps: for each photo, features (H, W, K) and CAM maps (h, w, M).
-        class_weights: (M, C) of the query's classes, most probable first. The first
-            two draw the boxes.
-        whitening: that of the query's class vectors.
-        protocol: the flags of re-ranking.
-        power: exponent of the class vectors.
-        num_classes: how many of the classes describe a region; all if None.
-
-    Returns:
-        The best match of each photo.
+    Attributes:
+        aggregator: from class vectors to descriptors.
+        key: what a match depends on, besides the query and the photo.
     """
 
-    def match(numbers_and_photos: dict) -> None:
-        photos = list(numbers_and_photos.values())
-        regions = _describe_regions(
-            photos, class_weights, whitening, protocol, power, num_classes
-        )
-        found = [_best(query, *described) for described in regions]
-        matches.update(zip(numbers_and_photos, found, strict=True))
+    def __init__(
+        self,
+        class_weights: np.ndarray,
+        aggregator: Aggregator,
+        power: float = 1.0,
+        protocol: Protocol = PRESETS["corrected"],
+    ):
+        """Hold what all queries share.
 
-    matches: dict[int, Match] = {}
-    waiting: dict[tuple, dict[int, tuple]] = {}  # shapes -> number -> photo
-    for number, photo in enumerate(maps):
-        alike = waiting.setdefault(tuple(array.shape for array in photo), {})
-        alike[number] = photo
-        if len(alike) == BATCH or sum(map(len, waiting.values())) == MOST_WAITING:
-            match(waiting.pop(max(waiting, key=lambda shapes: len(waiting[shapes]))))
-    for alike in waiting.values():
-        match(alike)
-    return [matches[number] for number in range(len(matches))]
+        Args:
+            class_weights: (M, C) of all classes.
+            aggregator: that of the query's class vectors.
+            power: exponent of the class vectors.
+            protocol: the flags of re-ranking.
+        """
+        self.aggregator, self._class_weights = aggregator, class_weights
+        self._power, self._protocol = power, protocol
+        self.key = aggregator, power, protocol.of_regions
 
+    def best(
+        self,
+        query: np.ndarray,
+        maps: Iterable[tuple],
+        classes: Sequence[int],
+        count: int | None = None,
+    ) -> list[Match]:
+        """For each photo, describe every box and keep the one most like the query.
 
-def _describe_regions(
-    photos, class_weights, whitening, protocol, power, num_classes
-) -> Iterator[tuple[list, np.ndarray]]:
-    """Regions of each of some photos of one shape, and their descriptors (R, D)."""
-    # A short batch is filled up: another batch size would be compiled.
-    full = [*photos, *photos[-1:] * (BATCH - len(photos))]
-    features, cam_maps = (np.stack(arrays) for arrays in zip(*full, strict=True))
-    _, height, width, _ = check_shape(features, "B H W K", "features")
-    weights = np.broadcast_to(class_weights, (BATCH, *class_weights.shape))
-    settings = (height, width), protocol.flip_negative_cams
-    cams, heats = _run(_Cams, settings, cam_maps, weights)
-    boxes = [_region_boxes(heat, protocol) for heat in heats]
-    most = max(REGIONS, len(protocol.rerank_thresholds) + protocol.rerank_fallback)
-    masks = np.zeros((BATCH, most, height, width), np.float32)
-    for photo, regions in enumerate(boxes):
-        for number, box in enumerate(regions):
-            x1, y1, x2, y2 = box or (0, 0, width, height)
-            masks[photo, number, y1:y2, x1:x2] = 1
-    vectors = _run(_Pool, (power,), features, cams[..., :num_classes], masks)
-    whitened = whitening(vectors)
-    if protocol.repeat_previous_class:
-        whitened = repeat_previous(whitened)
-    descriptors = l2_normalize(whitened.sum(axis=2))
-    for regions, rows in zip(boxes[: len(photos)], descriptors, strict=False):
-        yield regions, rows[: len(regions)]
+        Photos of one shape are pooled together, `BATCH` at a time, all their boxes as
+        masks on the grid in one graph. A shape's photos wait until there are so many,
+        or until `MOST_WAITING` of all shapes wait: then those of the commonest shape
+        go on. Memory holds no more photos than that.
+
+        Args:
+            query: (D,) query descriptor from the same classes.
+            maps: for each photo, features (H, W, K) and CAM maps (h, w, M).
+            classes: of the query, most probable first. The first two draw the boxes.
+            count: how many of them describe a region; all if None.
+
+        Returns:
+            The best match of each photo.
+        """
+        matches: dict[int, Match] = {}
+        waiting: dict[tuple, dict[int, tuple]] = {}  # shapes -> number -> photo
+
+        def match(shapes: tuple) -> None:
+            photos = waiting.pop(shapes)
+            described = self._describe(list(photos.values()), classes, count)
+            found = [_best(query, *regions) for regions in described]
+            matches.update(zip(photos, found, strict=True))
+
+        for number, photo in enumerate(maps):
+            shapes = tuple(array.shape for array in photo)
+            waiting.setdefault(shapes, {})[number] = photo
+            if len(waiting[shapes]) == BATCH:
+                match(shapes)
+            elif sum(map(len, waiting.values())) == MOST_WAITING:
+                match(max(waiting, key=lambda shapes: len(waiting[shapes])))
+        for shapes in list(waiting):
+            match(shapes)
+        return [matches[number] for number in range(len(matches))]
+
+    def parts(self, photo: tuple, classes: Sequence[int], box: Cells | None):
+        """(C, D) whitened class vectors of one region, which its descriptor sums.
+
+        Args:
+            photo: features (H, W, K) and CAM maps (h, w, M).
+            classes: C of them.
+            box: in cells; None is the whole photo.
+        """
+        features, cams, _ = self._cams([photo], classes)
+        return self.aggregator.parts(self._pool(features, cams, [[box]]))[0, 0]
+
+    def _describe(
+        self, photos: list[tuple], classes: Sequence[int], count: int | None
+    ) -> Iterator[tuple[list, np.ndarray]]:
+        """Regions of each of some photos of one shape, and their descriptors (R, D)."""
+        features, cams, heats = self._cams(photos, classes)
+        boxes = [_region_boxes(heat, self._protocol) for heat in heats[: len(photos)]]
+        vectors = self._pool(features, cams[..., :count], boxes)
+        for regions, rows in zip(boxes, self.aggregator(vectors), strict=False):
+            yield regions, rows[: len(regions)]
+
+    def _cams(self, photos: list[tuple], classes: Sequence[int]) -> tuple:
+        """Features (B, H, W, K), CAMs (B, h, w, C) and heat maps (B, H, W)."""
+        # A short batch is filled up: another batch size would be compiled.
+        full = [*photos, *photos[-1:] * (BATCH - len(photos))]
+        features, cam_maps = (np.stack(arrays) for arrays in zip(*full, strict=True))
+        _, height, width, _ = check_shape(features, "B H W K", "features")
+        weights = self._class_weights[:, list(classes)]
+        weights = np.broadcast_to(weights, (BATCH, *weights.shape))
+        settings = (height, width), self._protocol.flip_negative_cams
+        return features, *_run(_Cams, settings, cam_maps, weights)
+
+    def _pool(self, features, cams, boxes: list[list[Cells | None]]) -> np.ndarray:
+        """(B, R, C, K) class vectors of the regions of each photo."""
+        _, height, width, _ = features.shape
+        flags = self._protocol
+        most = max(REGIONS, len(flags.rerank_thresholds) + flags.rerank_fallback)
+        masks = np.zeros((BATCH, most, height, width), np.float32)
+        for photo, regions in enumerate(boxes):
+            for number, box in enumerate(regions):
+                x1, y1, x2, y2 = box or (0, 0, width, height)
+                masks[photo, number, y1:y2, x1:x2] = 1
+        return _run(_Pool, (self._power,), features, cams, masks)
 
 
 def _best(query, regions: list, descriptors: np.ndarray) -> Match:

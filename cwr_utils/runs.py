@@ -35,10 +35,9 @@ from traitlets.config import Config
 import cwr_utils
 from cwr_utils import datasets, networks, protocol
 from cwr_utils.backend import keras
-from cwr_utils.extraction import ExtractionConf, store_path
+from cwr_utils.extraction import Setup
 from cwr_utils.networks import CamNetwork
-from cwr_utils.protocol import Protocol
-from cwr_utils.retrieval import Retrieval, open_retrieval
+from cwr_utils.retrieval import Collection, Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = (
@@ -191,44 +190,35 @@ class Workbench:
 
     Attributes:
         record: of this notebook's run.
-        data: the data set under test.
-        training: photos to fit the whitening on.
-        network: the CAM network.
-        protocol: flags where paper and code differ.
-        conf: settings of the extraction.
-        cache_dir: folder of the stores.
+        experiment: what they name.
     """
 
     record: Record
-    data: datasets.Dataset
-    training: datasets.Dataset
-    network: CamNetwork
-    protocol: Protocol
-    conf: ExtractionConf
-    cache_dir: str
+    experiment: Experiment
 
-    def store_path(self, part: datasets.Dataset) -> Path:
-        """Folder of a collection's stores."""
-        return store_path(self.cache_dir, part, self.network, self.conf)
+    @property
+    def data(self) -> datasets.Dataset:
+        """The data set under test."""
+        return self.experiment.data
 
-    def open_retrieval(
-        self, training: datasets.Dataset | None = None, **options
-    ) -> Retrieval:
-        """Open the stores of notebook 2.
+    @property
+    def training(self) -> datasets.Dataset | None:
+        """Photos to fit the whitening on."""
+        return self.experiment.training
 
-        Args:
-            training: other photos to fit the whitening on; `self.training` if None.
-            options: keywords of `Retrieval`.
-        """
-        return open_retrieval(
-            self.data,
-            training or self.training,
-            self.network,
-            self.conf,
-            self.cache_dir,
-            self.protocol,
-            **options,
-        )
+    @property
+    def setup(self) -> Setup:
+        """How photos are described."""
+        return self.experiment.setup
+
+    @property
+    def network(self) -> CamNetwork:
+        """The CAM network."""
+        return self.setup.network
+
+    def open_collection(self, **changes) -> Collection:
+        """Open the stores of notebook 2; `changes` are those of the experiment."""
+        return Collection.open(replace(self.experiment, **changes))
 
 
 def open_workbench(notebook: str, namespace: Mapping[str, Any]) -> Workbench:
@@ -241,27 +231,6 @@ def open_workbench(notebook: str, namespace: Mapping[str, Any]) -> Workbench:
     return _load(start(notebook, namespace), namespace)
 
 
-def open_shared(
-    notebook: str, namespace: Mapping[str, Any]
-) -> tuple[Workbench, Retrieval]:
-    """As `open_workbench`, with the stores, for a notebook that runs many times.
-
-    Runs in one kernel that differ only in the method share what they loaded, whitened
-    and matched; fitted whitenings are kept on disk for other kernels. Photos and stores
-    must stay as they are meanwhile.
-    """
-    record = start(notebook, namespace)
-    names = [name for name in PARAMETERS if name not in _OF_ONE_RUN]
-    key = tuple((name, namespace.get(name)) for name in names)
-    if key not in _shared:
-        _shared.clear()  # one at a time: networks and stores take memory
-        work = _load(record, namespace)
-        _shared[key] = work, work.open_retrieval(keep_whitenings=True)
-    work, stores = _shared[key]
-    stores.forget_descriptors()
-    return replace(work, record=record), stores
-
-
 def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
     data, training = load_data(
         namespace["dataset"],
@@ -270,38 +239,21 @@ def _load(record: Record, namespace: Mapping[str, Any]) -> Workbench:
         namespace["whitening_root"],
         namespace["limit"],
     )
-    flags = protocol.get(namespace["protocol"])
     network = networks.load(
         namespace["network"],
         namespace["weights"],
         namespace["seed"],
         namespace["precision"],
     )
-    network = networks.under(network, flags)
-    conf = ExtractionConf.with_protocol(
-        flags,
+    setup = Setup(
+        network,
+        namespace.get("cache_dir", "../cache"),
         layer=namespace["feature_layer"],
         resize=namespace["resize"],
         power=namespace["power"],
+        protocol=protocol.get(namespace["protocol"]),
     )
-    cache_dir = namespace.get("cache_dir", "../cache")
-    return Workbench(record, data, training, network, flags, conf, cache_dir)
-
-
-# What `open_shared` has at hand, and the parameters on which it does not depend.
-_shared: dict[tuple, tuple[Workbench, Retrieval]] = {}
-_OF_ONE_RUN = {
-    "aggregation",
-    "num_classes",
-    "num_whitening_classes",
-    "dimensions",
-    "cap_dimensions",
-    "query_expansion",
-    "rerank",
-    "rerank_classes",
-    "results_dir",
-    "figures_dir",
-}
+    return Workbench(record, Experiment(data, training, setup))
 
 
 def recorded_value(name: str, value: Any) -> Any:

@@ -19,16 +19,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-import cwr_utils
 from cwr_utils import datasets, extraction, figures, networks
 from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset, DatasetError, Query
 from cwr_utils.datasets.base import unreadable_images
 from cwr_utils.datasets.folder import SUFFIXES, find_images
-from cwr_utils.extraction import Describer, ExtractionConf, ImageMaps, store_path
+from cwr_utils.extraction import Describer, ImageMaps, Setup
 from cwr_utils.images import Box, ImageError, check_box, read_image
 from cwr_utils.networks import CamNetwork
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.store import JoinedStore, MemoryStore, Store
 from cwr_utils.whitening import WhiteningError
 
@@ -90,28 +89,27 @@ class Index:
     """A folder that can be searched; made by `index`.
 
     Attributes:
-        stores: of the photos; `widgets.SearchExplorer` takes them too.
+        collection: the photos; `widgets.SearchExplorer` takes it too.
         method: how photos are described and ranked.
         unreadable: file in the folder -> why it could not be read.
     """
 
     def __init__(
         self,
-        stores: Retrieval,
-        describer: Describer,
+        collection: Collection,
         method: Method,
         unreadable: Mapping[str, str],
     ):
         """Hold what `index` has opened."""
         self.method = method
         self.unreadable = dict(unreadable)
-        self.stores = stores
-        self._describer = describer
+        self.collection = collection
+        self._describer = Describer(collection.setup.of_queries)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the photos: their paths inside the folder."""
-        return self.stores.dataset.images
+        return self.collection.data.images
 
     def __len__(self) -> int:
         """Number of photos."""
@@ -119,12 +117,11 @@ class Index:
 
     def __repr__(self) -> str:
         """What is searched, and how."""
-        training = self.stores.training
-        fitted = (
-            f"whitening: {len(training)} other photos" if training else "not whitened"
-        )
+        training, fitted = self.collection.training, "not whitened"
+        if training is not None:
+            fitted = f"whitening: {len(training.rows)} other photos"
         left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
-        return f"{self.stores.dataset.note}{left_out}; {self.method.label}, {fitted}"
+        return f"{self.collection.data.note}{left_out}; {self.method.label}, {fitted}"
 
     def search(self, photo: str | Path | np.ndarray, box: Box | None = None) -> Answer:
         """Rank all photos of the folder.
@@ -144,15 +141,15 @@ class Index:
             box = check_box(box, (pixels.shape[1], pixels.shape[0]))
         query = Query("query", "query", box)
         described = extraction.describe_query(self._describer, query, pixels, content)
-        result = self.stores.ask([query], described).run(self.method)
-        hashes = self.stores.database.hashes
+        result = self.collection.ask([query], described).run(self.method)
+        hashes = self.collection.database.hashes
         return Answer(
             result.rankings["query"],
             result.scores["query"],
             pixels,
             box,
             frozenset(name for name, other in hashes.items() if other == content),
-            self.stores.dataset.paths,
+            self.collection.data.paths,
         )
 
     def _read(self, photo) -> tuple[np.ndarray, str]:
@@ -167,7 +164,7 @@ class Index:
             return photo, hashlib.sha256(photo.tobytes()).hexdigest()
         path = Path(photo)
         if not path.exists() and str(photo) in self.names:
-            path = self.stores.dataset.path(str(photo))
+            path = self.collection.data.path(str(photo))
         if path.is_dir():
             raise ImageError(f"{path} is a folder: name a photo to search for.")
         pixels = read_image(path)
@@ -211,48 +208,49 @@ def index(
     """
     if isinstance(network, str):
         network = networks.load(network)
-    conf = ExtractionConf(resize=resize, power=power)
-    data, database, unreadable = _describe(folder, network, conf, cache_dir)
-    training = _open_whitening(whitening, network, conf, cache_dir, data_root)
-    if method is None:
-        method = _usual_method(training)
+    setup = Setup(network, Path(cache_dir), resize=resize, power=power)
+    data, database, unreadable = _describe(folder, setup)
+    training, described = _open_whitening(whitening, setup, data_root)
+    method = method or _usual_method(setup, training)
     if method.dimensions and training is None:
         raise WhiteningError(
             f"{method.label} needs whitening, which is never fitted on the photos that "
             "are searched: give `whitening`, a folder of other photos, or a method "
             f"without (`dimensions=0`), such as {PLAIN.label}."
         )
-    describer = Describer(network, conf)
-    stores = Retrieval(
-        data,
-        database,
-        MemoryStore(database.config, {}, {}),
-        training if method.dimensions else None,
-        maps=ImageMaps(data, network, conf),
-    )
-    return Index(stores, describer, method, unreadable)
+    if not method.dimensions:
+        training = described = None
+    experiment = Experiment(data, training, setup)
+    queries = MemoryStore(setup.query_facts(), {}, {})
+    maps = ImageMaps(data, setup, on_disk=False)
+    collection = Collection(experiment, database, queries, described, maps)
+    return Index(collection, method, unreadable)
 
 
-def _usual_method(training: Store | None) -> Method:
-    """The demo's, with no more dimensions than half of the whitening vectors."""
+def _usual_method(setup: Setup, training: Dataset | None) -> Method:
+    """The demo's, with no more than the network and the whitening photos support."""
     if training is None:
         return PLAIN
-    support = len(training) * METHOD.num_whitening_classes // 2
-    return replace(METHOD, dimensions=max(1, min(METHOD.dimensions, support)))
+    known = len(setup.network.class_names)
+    per_photo = min(METHOD.num_whitening_classes, known)
+    # A photo that is there twice supports no more dimensions than once.
+    support = len(set(training.hashes().values())) * per_photo // 2
+    return replace(
+        METHOD,
+        num_classes=min(METHOD.num_classes, known),
+        num_whitening_classes=per_photo,
+        dimensions=max(1, min(METHOD.dimensions, support)),
+    )
 
 
 def _open_whitening(
-    source: str | Path | None,
-    network: CamNetwork,
-    conf: ExtractionConf,
-    cache_dir: str | Path,
-    data_root: str | Path,
-) -> Store | None:
-    """Described photos to fit the whitening on; None if there are none."""
+    source: str | Path | None, setup: Setup, data_root: str | Path
+) -> tuple[Dataset | None, Store | None]:
+    """Photos to fit the whitening on, and their store; None if there are none."""
     if source is None:
-        return None
+        return None, None
     if Path(source).is_dir():
-        return _describe(source, network, conf, cache_dir)[1]
+        return _describe(source, setup)[:2]
     try:
         data = datasets.load(str(source), data_root)
     except DatasetError as error:
@@ -265,13 +263,12 @@ def _open_whitening(
             f"other photos. Reason: {reason}",
             stacklevel=3,
         )
-        return None
-    path = store_path(cache_dir, data, network, conf) / "database"
-    return extraction.extract(data, network, path, conf)
+        return None, None
+    return data, extraction.extract(data, setup)
 
 
 def _describe(
-    folder: str | Path, network: CamNetwork, conf: ExtractionConf, cache_dir: str | Path
+    folder: str | Path, setup: Setup
 ) -> tuple[Dataset, JoinedStore, dict[str, str]]:
     """The readable photos of a folder, their descriptions, and what is unreadable.
 
@@ -295,8 +292,10 @@ def _describe(
         note = f"{len(images)} photos of the folder {root.name}"
         data = Dataset(name, images, (), note, {n: paths[n] for n in images})
         hashes = data.hashes()
-        parts = store_path(cache_dir, data, network, conf)
-        stores = _parts(parts, network)
+        parts, facts = setup.photos_path(data), setup.photo_facts(data)
+        stores = [Store.open(path) for path in sorted(parts.glob("part-*"))]
+        # Those of earlier versions are passed over.
+        stores = [store for store in stores if facts.items() <= store.config.items()]
         known = {content for store in stores for content in store.described()}
         new = {hashes[n]: n for n in reversed(images) if hashes[n] not in known}
         if not new:
@@ -305,7 +304,7 @@ def _describe(
         number = len(list(parts.glob("part-*")))
         try:
             path = parts / f"part-{number:04d}"
-            extraction.extract(added, network, path, conf, block=BLOCK)
+            extraction.extract(added, setup, path, block=BLOCK)
         except ImageError:
             # A whole file with damage inside: only decoding finds it.
             broken = _undecodable(added)
@@ -319,16 +318,6 @@ def _describe(
             stacklevel=3,
         )
     return data, JoinedStore(stores, hashes), unreadable
-
-
-def _parts(folder: Path, network: CamNetwork) -> list[Store]:
-    """Stores of earlier calls that this version and network could have written."""
-    now = {
-        "package_version": cwr_utils.__version__,
-        "weights_sha256": network.weights_sha256,
-    }
-    stores = [Store.open(path) for path in sorted(folder.glob("part-*"))]
-    return [store for store in stores if now.items() <= store.config.items()]
 
 
 def _undecodable(data: Dataset) -> dict[str, str]:

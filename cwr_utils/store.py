@@ -8,22 +8,19 @@ turn a damaged file into an error.
 """
 
 import json
-import os
-import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorstore as ts
-from tqdm.auto import tqdm
 
 from cwr_utils.arrays import is_finite
+from cwr_utils.files import free_bytes, write_json
+from cwr_utils.identity import differences
 
 CONFIG_FILE = "store.json"
 BLOCK = 64  # images a shard; a disk reads their 64 KiB of a class faster than 32 KiB
-DISK_RESERVE = 0.1  # share of the disk that maps leave free: they can be made again
 
 
 class StoreError(RuntimeError):
@@ -91,6 +88,16 @@ class Store:
                 f"{file} is damaged ({error}): delete {path} and extract again."
             ) from error
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether a store was begun at a path."""
+        return Path(path, CONFIG_FILE).exists()
+
+    @classmethod
+    def is_complete(cls, path: str | Path) -> bool:
+        """Whether there is a store at a path with all of its blocks."""
+        return cls.exists(path) and not cls.open(path).missing_blocks()
+
     @classmethod
     def create(
         cls,
@@ -127,15 +134,10 @@ class Store:
             },
             "block": block,
         }
-        if (path / CONFIG_FILE).exists():
-            store = cls.open(path)
-            store._check_same(meta)
-            return store
+        if cls.exists(path):
+            return cls.open(path).require(config, images)
         _check_room(path, len(images), arrays, block)
-        path.mkdir(parents=True, exist_ok=True)
-        temporary = path / f"{CONFIG_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(meta, indent=1))
-        os.replace(temporary, path / CONFIG_FILE)
+        write_json(path / CONFIG_FILE, meta)
         return cls(path, meta)
 
     def __len__(self) -> int:
@@ -189,6 +191,27 @@ class Store:
             raise StoreError(
                 f"{self.path} lacks {len(missing)} of {len(self.blocks)} blocks: "
                 "run the extraction again; it goes on where it stopped."
+            )
+        return self
+
+    def require(self, config: Mapping, images: Mapping[str, str]) -> "Store":
+        """Return the store itself if it was made as is asked for, of these images.
+
+        Args:
+            config: facts that it must have; others that it has do not matter.
+            images: name -> SHA-256 of its content, in the order of the first axis.
+
+        Raises:
+            StoreMismatchError: if a fact, an image or their order differs; names it.
+        """
+        there = {name: self.config[name] for name in config if name in self.config}
+        what = "; ".join(differences(there, config))
+        if not what and list(self.hashes.items()) != list(images.items()):
+            what = f"images: {_changes(self.hashes, images)}"
+        if what:
+            raise StoreMismatchError(
+                f"The store {self.path} was made with another {what}. Use another "
+                "cache_dir, or delete the store to make it anew."
             )
         return self
 
@@ -368,30 +391,6 @@ class Store:
             open=True,
         ).result()
 
-    def _check_same(self, meta: Mapping) -> None:
-        where = f"The store {self.path} was made with another"
-        advice = "Use another cache_dir, or delete the store to make it anew."
-        for field in sorted(set(self.config) | set(meta["config"])):
-            old, new = self.config.get(field), meta["config"].get(field)
-            if old != new:
-                raise StoreMismatchError(
-                    f"{where} {field}: {old!r} there, {new!r} now. {advice}"
-                )
-        old, new = self.hashes, dict(meta["images"])
-        if list(old.items()) != list(new.items()):
-            changed = sorted(n for n in old.keys() & new.keys() if old[n] != new[n])
-            details = [
-                f"{len(group)} {what} ({', '.join(group[:5])})"
-                for what, group in [
-                    ("changed", changed),
-                    ("new", sorted(new.keys() - old.keys())),
-                    ("gone", sorted(old.keys() - new.keys())),
-                ]
-                if group
-            ]
-            text = "; ".join(details) or "the same images in another order"
-            raise StoreMismatchError(f"{where} set of images: {text}. {advice}")
-
 
 class MemoryStore(Store):
     """Arrays of one block that live as long as the process, such as those of a query.
@@ -510,68 +509,19 @@ class JoinedStore(Store):
         return found
 
 
-class MapFiles:
-    """Feature and CAM maps of photos on disk, one file a photo, whole or not at all.
-
-    They save re-ranking its forward passes. Nothing is lost with them: a file that is
-    missing or damaged is computed again, and a full disk only ends the keeping.
-    """
-
-    def __init__(self, folder: str | Path):
-        """Name the folder, which is of one network, its weights, layer and resize."""
-        self.folder = Path(folder)
-        self._full = False
-
-    def read(self, content: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Maps of a photo, or None if they are not kept.
-
-        Args:
-            content: SHA-256 of the photo, with anything else that they depend on.
-
-        Returns:
-            `features` (H, W, K) and `cam_maps` (h, w, M), as they were written.
-        """
-        path = self._path(content)
-        try:
-            with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-                return file["features"], file["cam_maps"]  # checked by a CRC-32
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            tqdm.write(f"{path} is damaged ({error}): computed again.")
-            return None
-
-    def write(self, content: str, features: np.ndarray, cam_maps: np.ndarray) -> None:
-        """Keep the maps of a photo, unless less than `DISK_RESERVE` would stay free.
-
-        Args:
-            content: see `read`.
-            features: (H, W, K).
-            cam_maps: (h, w, M).
-        """
-        if self._full:
-            return
-        path = self._path(content)
-        # Another process may write the same maps.
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            disk = shutil.disk_usage(self.folder)
-            if disk.free < DISK_RESERVE * disk.total:
-                raise OSError(f"less than {DISK_RESERVE:.0%} of the disk is free")
-            with temporary.open("wb") as file:
-                np.savez(file, features=features, cam_maps=cam_maps)
-            os.replace(temporary, path)
-        except OSError as error:
-            self._full = True
-            temporary.unlink(missing_ok=True)
-            tqdm.write(
-                f"No more maps are kept in {self.folder} ({error}): photos are passed "
-                "through the network again whenever they are re-ranked."
-            )
-
-    def _path(self, content: str) -> Path:
-        return self.folder / f"{content}.npz"
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """How the images of a store differ from others."""
+    groups = {
+        "changed": sorted(n for n in old.keys() & new.keys() if old[n] != new[n]),
+        "new": sorted(new.keys() - old.keys()),
+        "gone": sorted(old.keys() - new.keys()),
+    }
+    details = [
+        f"{len(group)} {what} ({', '.join(group[:5])})"
+        for what, group in groups.items()
+        if group
+    ]
+    return "; ".join(details) or "the same ones in another order"
 
 
 def _check_room(path: Path, images: int, arrays: Mapping, block: int) -> None:
@@ -581,8 +531,7 @@ def _check_room(path: Path, images: int, arrays: Mapping, block: int) -> None:
         blocks * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
         for spec in arrays.values()
     )
-    parent = next(p for p in [path.absolute(), *path.absolute().parents] if p.exists())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(path)
     if needed > free:
         raise StoreError(
             f"The store {path} needs {needed / 2**30:.1f} GiB and the disk has "

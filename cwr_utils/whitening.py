@@ -1,19 +1,12 @@
 """PCA-whitening, fitted on another data set than the one under test (Sec. 3.2)."""
 
-import fcntl
-import hashlib
-import json
-import os
-import zipfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
-from tqdm.auto import tqdm
 
 from cwr_utils.arrays import check_shape, l2_normalize
 
@@ -24,7 +17,7 @@ class WhiteningError(ValueError):
     """A whitening that would be impossible or dishonest."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whitening:
     """l2, centre, rotate and scale to unit variance, l2.
 
@@ -136,50 +129,6 @@ class Whitening:
         factor: Any = np.linalg.qr(self.projection.T, mode="r")
         return np.ascontiguousarray(factor.T), factor @ self.mean
 
-    def save(self, path: str | Path) -> None:
-        """Write to an .npz file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        with temporary.open("wb") as file:
-            np.savez(file, **asdict(self))
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Whitening":
-        """Read from an .npz file; nothing in it is ever unpickled.
-
-        Raises:
-            WhiteningError: if the file is missing, damaged or something else.
-        """
-        try:
-            # Opened here, because NumPy leaves a damaged archive open.
-            with (
-                Path(path).open("rb") as data,
-                np.load(data, allow_pickle=False) as file,
-            ):
-                fields = {name: file[name] for name in file.files}
-            check_shape(fields["projection"], f"{len(fields['mean'])} D", "projection")
-            return cls(
-                mean=fields["mean"],
-                projection=fields["projection"],
-                source=str(fields["source"]),
-                vectors=int(fields["vectors"]),
-                variance=fields["variance"],
-            )
-        # A cut file ends in EOFError or BadZipFile, a lone array in TypeError.
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise WhiteningError(
-                f"{path} is no whitening file ({error}): fit it again."
-            ) from error
-
 
 def fit(vectors, source: str) -> Whitening:
     """Fit PCA-whitening with every axis that the vectors support.
@@ -222,42 +171,6 @@ def fit(vectors, source: str) -> Whitening:
         vectors=len(vectors),
         variance=pca.explained_variance_ratio_[:rank],
     )
-
-
-def fit_once(
-    folder: str | Path,
-    key: Mapping,
-    vectors: Callable[[], np.ndarray],
-    source: str,
-) -> Whitening:
-    """Fit, or read what an earlier call, of another process too, fitted and kept.
-
-    Args:
-        folder: of the files, made if missing.
-        key: everything that the training vectors depend on, JSON-serialisable. The
-            text of this module is added, so that another way to fit is another file.
-        vectors: gives the (n, K) training vectors, called only to fit.
-        source: see `fit`.
-
-    Returns:
-        The whitening with every axis. A damaged file is fitted again, with a message.
-    """
-    text = json.dumps([key, source, Path(__file__).read_text()], sort_keys=True)
-    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.parent, os.O_RDONLY)
-    try:  # a second process waits for the first one's file
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            try:
-                return Whitening.load(path)
-            except WhiteningError as error:
-                tqdm.write(str(error))
-        fitted = fit(vectors(), source)
-        fitted.save(path)
-        return fitted
-    finally:
-        os.close(lock)
 
 
 def refuse_test_images(

@@ -9,7 +9,6 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import keras
@@ -18,24 +17,30 @@ import pytest
 import reference
 import tiny
 
-from cwr_utils import extraction, pooling, protocol
-from cwr_utils.extraction import Describer, ExtractionConf, ImageMaps, extract
+import cwr_utils
+from cwr_utils import files as disk
+from cwr_utils import pooling
+from cwr_utils.extraction import (
+    Describer,
+    ImageMaps,
+    Shard,
+    extract,
+    extract_queries,
+    extract_shard,
+    maps,
+    photos,
+)
 from cwr_utils.images import ImageError, ResizePolicy, read_image, resize_image
 from cwr_utils.networks import top_classes
 from cwr_utils.store import Store, StoreError, StoreMismatchError
 
-CONF = ExtractionConf(resize=tiny.RESIZE)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return tiny.network()
+SETUP = tiny.setup()
+NETWORK = SETUP.network
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
+    with tiny.compile_once():
         yield
 
 
@@ -46,10 +51,19 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(data, network, tmp_path_factory):
+def store(data, tmp_path_factory):
     """All classes, one photo a batch."""
     path = tmp_path_factory.mktemp("stores") / "all"
-    return extract(data, network, path, CONF, batch=1, block=4)
+    return extract(data, SETUP, path, batch=1, block=4)
+
+
+def spoil(path):
+    """Damage in the middle of a file, which only decoding finds."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+    return path
 
 
 def everything(store):
@@ -69,11 +83,11 @@ def l2(vectors):
 
 def naive(photo, network, classes=range(tiny.CLASSES)):
     """What a store keeps of a resized photo, by the loops of tests/reference.py."""
-    maps = network.maps(photo[None], tiny.LAYER)
+    maps = NETWORK.maps(photo[None], tiny.LAYER)
     features, cam_maps = maps["features"][0].astype(float), maps["cam_maps"][0]
     cams = []
     for c in classes:
-        cam = reference.class_activation_map(cam_maps, network.class_weights[:, c])
+        cam = reference.class_activation_map(cam_maps, NETWORK.class_weights[:, c])
         cam = np.maximum(cam / cam.max(), 0) if cam.max() > 0 else np.zeros_like(cam)
         cams.append(reference.bilinear(cam, features.shape[:2]))
     vectors = reference.class_vectors(features, np.stack(cams, axis=-1))
@@ -112,13 +126,13 @@ def naive(photo, network, classes=range(tiny.CLASSES)):
 # The numbers
 
 
-def test_every_array_equals_loops_over_single_photos(store, data, network):
+def test_every_array_equals_loops_over_single_photos(store, data):
     policy = ResizePolicy.parse(tiny.RESIZE)
     assert store.names == list(data.images)
     stored = everything(store)
     for row, name in enumerate(data.images):
         photo = resize_image(read_image(data.path(name)), policy)
-        expected = naive(photo, network)
+        expected = naive(photo, NETWORK)
         for array, value in expected.items():
             got = stored[array][row]
             if array == "regions":
@@ -133,15 +147,15 @@ def test_every_array_equals_loops_over_single_photos(store, data, network):
     )
 
 
-def test_a_power_is_applied_to_class_vectors_and_mean_regions(data, network, tmp_path):
+def test_a_power_is_applied_to_class_vectors_and_mean_regions(data, tmp_path):
     few = replace(data, images=data.images[:1])
-    conf = replace(CONF, power=2.0)
-    stored = everything(extract(few, network, tmp_path / "s", conf))
+    setup = tiny.setup(power=2.0)
+    stored = everything(extract(few, setup, tmp_path / "s"))
     photo = read_image(data.path(data.images[0]))
     photo = resize_image(photo, ResizePolicy.parse(tiny.RESIZE))
-    maps = network.maps(photo[None], tiny.LAYER)
+    maps = NETWORK.maps(photo[None], tiny.LAYER)
     features = maps["features"][0]
-    cams = maps["cam_maps"][0] @ network.class_weights
+    cams = maps["cam_maps"][0] @ NETWORK.class_weights
     peak = cams.max(axis=(0, 1))
     cams = np.maximum(cams / np.where(peak > 0, peak, 1), 0) * (peak > 0)
     cams = np.asarray(pooling.resize_maps(cams, features.shape[:2]))
@@ -157,9 +171,9 @@ def test_a_power_is_applied_to_class_vectors_and_mean_regions(data, network, tmp
     )
 
 
-def test_a_store_of_float32_is_rounded_by_float16_only(store, data, network, tmp_path):
-    conf = replace(CONF, dtype="float32")
-    precise = extract(data, network, tmp_path / "s", conf, batch=1, block=4)
+def test_a_store_of_float32_is_rounded_by_float16_only(store, data, tmp_path):
+    setup = tiny.setup(dtype="float32")
+    precise = extract(data, setup, tmp_path / "s", batch=1, block=4)
     for name in ("class_vectors", "globals", "regions"):
         assert precise.dtype(name) == np.float32
         np.testing.assert_array_equal(
@@ -167,11 +181,9 @@ def test_a_store_of_float32_is_rounded_by_float16_only(store, data, network, tmp
         )
 
 
-def test_top_classes_mode_keeps_the_same_rows(store, data, network, tmp_path):
+def test_top_classes_mode_keeps_the_same_rows(store, data, tmp_path):
     count = 4
-    kept = extract(
-        data, network, tmp_path / "s", replace(CONF, classes=count), batch=2, block=4
-    )
+    kept = extract(data, tiny.setup(classes=count), tmp_path / "s", batch=2, block=4)
     assert kept.shape("class_vectors") == (count, store.shape("class_vectors")[1])
     expected = next(store.iter_top_class_vectors(count))
     got = next(kept.iter_top_class_vectors(count))
@@ -186,33 +198,31 @@ def test_top_classes_mode_keeps_the_same_rows(store, data, network, tmp_path):
 
 
 @pytest.mark.parametrize(("batch", "block"), [(3, 4), (2, 18)])
-def test_the_batch_changes_nothing(store, data, network, tmp_path, batch, block):
+def test_the_batch_changes_nothing(store, data, tmp_path, batch, block):
     """Sizes and orientations mixed within a block, and batches that are not full."""
-    got = extract(data, network, tmp_path / "s", CONF, batch=batch, block=block)
+    got = extract(data, SETUP, tmp_path / "s", batch=batch, block=block)
     assert got.names == store.names
     for name, expected in everything(store).items():
         np.testing.assert_allclose(got.read(name), expected, rtol=2e-3, atol=1e-4)
 
 
 def test_a_batch_has_photos_of_one_size_and_always_the_same_number(
-    data, network, tmp_path, monkeypatch
+    data, tmp_path, monkeypatch
 ):
     shapes = []
     original = Describer.__call__
     monkeypatch.setattr(
         Describer, "__call__", lambda s, x: shapes.append(x.shape) or original(s, x)
     )
-    extract(data, network, tmp_path / "s", CONF, batch=4, block=18)
+    extract(data, SETUP, tmp_path / "s", batch=4, block=18)
     assert {shape[0] for shape in shapes} == {4}
     assert {shape[1:3] for shape in shapes} == {(48, 64), (64, 48)}
     assert len(shapes) == 5  # 12 landscape or square photos, 6 portraits
 
 
-def test_photos_of_many_sizes_get_as_many_regions_as_the_largest_has(
-    data, network, tmp_path
-):
-    conf = ExtractionConf(resize="native")
-    store = extract(data, network, tmp_path / "s", conf, batch=2, block=5)
+def test_photos_of_many_sizes_get_as_many_regions_as_the_largest_has(data, tmp_path):
+    setup = tiny.setup(resize="native")
+    store = extract(data, setup, tmp_path / "s", batch=2, block=5)
     grids = [(18, 24), (24, 18), (20, 20)]  # of 96x72, 72x96 and 80x80 at stride 4
     counts = [len(pooling.rmac_regions(*grid)) for grid in grids]
     assert store.shape("regions")[1] == max(counts) > min(counts)
@@ -220,18 +230,22 @@ def test_photos_of_many_sizes_get_as_many_regions_as_the_largest_has(
     assert not store.read("regions")[square, :, min(counts) :].any()
 
 
-def test_the_same_photos_give_the_same_bits(data, network, tmp_path):
-    first = extract(data, network, tmp_path / "1", CONF, batch=3, block=4)
+def test_the_same_photos_give_the_same_bits(data, tmp_path):
+    first = extract(data, SETUP, tmp_path / "1", batch=3, block=4)
     again = extract(
-        data, tiny.network.__wrapped__(), tmp_path / "2", CONF, batch=3, block=4
+        data,
+        tiny.setup(own=tiny.network.__wrapped__()),
+        tmp_path / "2",
+        batch=3,
+        block=4,
     )
     assert files(first) == files(again)
 
 
-def test_the_logits_choose_the_classes_not_the_order_of_the_cams(network):
-    describer = Describer(network, replace(CONF, classes=3))
-    photos = np.stack([tiny.view(place, 0) for place in range(5)])
-    got = describer(photos)
+def test_the_logits_choose_the_classes_not_the_order_of_the_cams():
+    describer = Describer(tiny.setup(classes=3))
+    stack = np.stack([tiny.view(place, 0) for place in range(5)])
+    got = describer(stack)
     np.testing.assert_array_equal(got["top_classes"], top_classes(got["logits"], 3))
     assert len({tuple(row) for row in got["top_classes"]}) > 1
 
@@ -240,18 +254,18 @@ def test_the_logits_choose_the_classes_not_the_order_of_the_cams(network):
 
 
 def test_a_query_takes_classes_from_its_crop_and_features_from_the_whole_photo(
-    data, network, tmp_path
+    data, tmp_path
 ):
-    queries = extraction.extract_queries(data, network, tmp_path / "q", CONF)
+    queries = extract_queries(data, SETUP, tmp_path / "q")
     assert queries.names == [query.name for query in data.queries]
     query = data.queries[0]  # 96x72 pixels, resized to 64x48: 16x12 and 8x6 cells
     photo = read_image(data.path(query.image))
     resized = resize_image(photo, ResizePolicy.parse(tiny.RESIZE))
-    maps = network.maps(resized[None], tiny.LAYER)
+    maps = NETWORK.maps(resized[None], tiny.LAYER)
     # Box (8, 8, 90, 66) of 96x72 touches cells 1..15 and 1..11 of 16x12.
     inside = maps["features"][0, 1:11, 1:15]
     cams = [
-        reference.class_activation_map(maps["cam_maps"][0], network.class_weights[:, c])
+        reference.class_activation_map(maps["cam_maps"][0], NETWORK.class_weights[:, c])
         for c in range(tiny.CLASSES)
     ]
     cams = [np.maximum(c / c.max(), 0) if c.max() > 0 else 0 * c for c in cams]
@@ -260,8 +274,8 @@ def test_a_query_takes_classes_from_its_crop_and_features_from_the_whole_photo(
     got = queries.read("class_vectors")[0]
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-4)
     # 82 x 58 pixels at the scale of the resized photo, to multiples of 16.
-    crop = extraction.cv2.resize(photo[8:66, 8:90], (48, 32), interpolation=3)
-    logits = network.maps(crop[None], tiny.LAYER)["logits"].astype(float)
+    crop = cv2.resize(photo[8:66, 8:90], (48, 32), interpolation=3)
+    logits = NETWORK.maps(crop[None], tiny.LAYER)["logits"].astype(float)
     np.testing.assert_array_equal(
         queries.read("top_classes")[0], top_classes(logits, tiny.CLASSES)[0]
     )
@@ -269,38 +283,34 @@ def test_a_query_takes_classes_from_its_crop_and_features_from_the_whole_photo(
     assert queries.read("top_classes")[0].tolist() != whole.tolist()
 
 
-def test_a_query_without_a_box_is_the_photo_itself(store, data, network, tmp_path):
+def test_a_query_without_a_box_is_the_photo_itself(store, data, tmp_path):
     whole = replace(data.queries[1], box=None)
     one = replace(data, queries=(whole,))
-    queries = extraction.extract_queries(one, network, tmp_path / "q", CONF)
+    queries = extract_queries(one, SETUP, tmp_path / "q")
     row = data.images.index(whole.image)
     for name, value in everything(queries).items():
         expected = store.read(name)[row]
         np.testing.assert_allclose(value[0], expected, rtol=2e-3, atol=1e-4)
 
 
-def test_queries_keep_all_classes_whatever_the_database_keeps(data, network, tmp_path):
-    conf = replace(CONF, classes=2)
-    queries = extraction.extract_queries(data, network, tmp_path / "q", conf)
+def test_queries_keep_all_classes_whatever_the_database_keeps(data, tmp_path):
+    setup = tiny.setup(classes=2)
+    queries = extract_queries(data, setup, tmp_path / "q")
     assert queries.config["classes"] is None
     assert queries.shape("class_vectors")[0] == tiny.CLASSES
 
 
-def test_a_moved_box_is_another_store(data, network, tmp_path):
-    extraction.extract_queries(data, network, tmp_path / "q", CONF)
+def test_a_moved_box_is_another_store(data, tmp_path):
+    extract_queries(data, SETUP, tmp_path / "q")
     moved = replace(data.queries[2], box=(0.0, 0.0, 40.0, 40.0))
     queries = (*data.queries[:2], moved, *data.queries[3:])
     with pytest.raises(StoreMismatchError, match=r"1 changed \(query2\)"):
-        extraction.extract_queries(
-            replace(data, queries=queries), network, tmp_path / "q", CONF
-        )
+        extract_queries(replace(data, queries=queries), SETUP, tmp_path / "q")
 
 
-def test_a_data_set_without_queries_is_refused_by_name(data, network, tmp_path):
+def test_a_data_set_without_queries_is_refused_by_name(data, tmp_path):
     with pytest.raises(ValueError, match="tiny has no queries"):
-        extraction.extract_queries(
-            replace(data, queries=()), network, tmp_path / "q", CONF
-        )
+        extract_queries(replace(data, queries=()), SETUP, tmp_path / "q")
 
 
 # Resume
@@ -318,16 +328,14 @@ def on_block(number):
         time.sleep(600)
 
 data = tiny.dataset(Path(sys.argv[1]))
-conf = extraction.ExtractionConf(resize=tiny.RESIZE)
-network = tiny.network()
 extraction.extract(
-    data, network, sys.argv[2], conf, batch=1, block=4, on_block=on_block
+    data, tiny.setup(), sys.argv[2], batch=1, block=4, on_block=on_block
 )
 """
 
 
 def test_a_killed_extraction_goes_on_where_it_stopped(
-    store, data, network, tmp_path, monkeypatch
+    store, data, tmp_path, monkeypatch
 ):
     path, here = tmp_path / "killed", Path(__file__).parent
     command = [sys.executable, "-c", RUN, str(tmp_path / "photos"), str(path)]
@@ -349,11 +357,11 @@ def test_a_killed_extraction_goes_on_where_it_stopped(
         killed.require_complete()
     written = {p: p.stat().st_mtime_ns for p in path.glob("*/c/[01]/**/*")}
 
-    read, decoded, blocks = extraction.read_image, [], []
+    read, decoded, blocks = photos.read_image, [], []
     monkeypatch.setattr(
-        extraction, "read_image", lambda p: decoded.append(p.stem) or read(p)
+        photos, "read_image", lambda p: decoded.append(p.stem) or read(p)
     )
-    done = extract(data, network, path, CONF, batch=1, block=4, on_block=blocks.append)
+    done = extract(data, SETUP, path, batch=1, block=4, on_block=blocks.append)
     assert blocks == [2, 3, 4]
     assert sorted(decoded) == sorted(data.images[8:])
     assert written == {p: p.stat().st_mtime_ns for p in path.glob("*/c/[01]/**/*")}
@@ -362,25 +370,23 @@ def test_a_killed_extraction_goes_on_where_it_stopped(
     assert len(files(done)) == 5 * len(done.arrays)
 
 
-def test_a_block_that_was_half_written_is_written_again(store, data, network, tmp_path):
+def test_a_block_that_was_half_written_is_written_again(store, data, tmp_path):
     """A kill between two arrays of a block, and one within a shard."""
     path = tmp_path / "s"
-    broken = extract(data, network, path, CONF, batch=1, block=4)
+    broken = extract(data, SETUP, path, batch=1, block=4)
     shard = broken._shard("class_vectors", 3)
     shard.rename(shard.with_name("0.__lock"))  # what a writer leaves that is killed
     assert broken.missing_blocks() == [3]
     written = []
-    again = extract(
-        data, network, path, CONF, batch=1, block=4, on_block=written.append
-    )
+    again = extract(data, SETUP, path, batch=1, block=4, on_block=written.append)
     assert written == [3]
     assert {k: v for k, v in files(again).items() if "lock" not in k} == files(store)
 
 
-def test_a_complete_store_is_not_computed_again(store, data, network, monkeypatch):
-    monkeypatch.setattr(extraction, "read_image", None)
+def test_a_complete_store_is_not_computed_again(store, data, monkeypatch):
+    monkeypatch.setattr(photos, "read_image", None)
     monkeypatch.setattr(Describer, "__call__", None)
-    again = extract(data, network, store.path, CONF, block=4)
+    again = extract(data, SETUP, store.path, block=4)
     assert files(again) == files(store)
 
 
@@ -393,132 +399,149 @@ def test_a_complete_store_is_not_computed_again(store, data, network, monkeypatc
         ("power", {"power": 2.0}),
         ("dtype", {"dtype": "float32"}),
         ("flip_negative_cams", {"flip_negative_cams": True}),
-        ("stretch_query_images", {"stretch_query_images": True}),
+        ("stretched", {"stretch_query_images": True}),
     ],
 )
-def test_other_settings_are_refused_by_name(store, data, network, field, changes):
-    with pytest.raises(StoreMismatchError, match=f"another {field}: .* there, .* now"):
-        extract(data, network, store.path, replace(CONF, **changes))
+def test_other_settings_are_refused_by_name(store, data, field, changes):
+    message = f"another .*{field}: .* there, .* here"
+    with pytest.raises(StoreMismatchError, match=message):
+        extract(data, tiny.setup(**changes), store.path)
 
 
-def test_the_batch_is_that_of_the_store_or_refused(store, data, network):
+def test_the_batch_is_that_of_the_store_or_refused(store, data):
     assert store.config["batch"] == 1
-    with pytest.raises(StoreMismatchError, match="another batch: 1 there, 3 now"):
-        extract(data, network, store.path, CONF, batch=3)
+    with pytest.raises(StoreMismatchError, match="another batch: 1 there, 3 here"):
+        extract(data, SETUP, store.path, batch=3)
+
+
+def test_a_loaded_photo_is_opened_once_to_be_extracted(data, tmp_path):
+    """Its size and content are known since it was loaded."""
+    loaded = replace(data, facts={})
+    loaded.hashes()
+    opened, listening = [], [True]
+
+    def listen(event, arguments):  # a hook stays for ever
+        if listening and event == "open" and str(arguments[0]).endswith(".png"):
+            opened.append(Path(arguments[0]).stem)
+
+    sys.addaudithook(listen)
+    extract(loaded, SETUP, tmp_path / "s", batch=1, block=4)
+    listening.clear()
+    assert sorted(opened) == sorted(data.images)
 
 
 # Shards on an executor
 
 
-def test_shards_on_an_executor_give_the_same_bits(store, data, network, tmp_path):
+def test_shards_on_an_executor_give_the_same_bits(store, data, tmp_path):
     blocks = []
     with ThreadPoolExecutor(2) as pool:
         options = {"executor": pool, "batch": 1, "block": 4}
-        got = extract(
-            data, network, tmp_path / "s", CONF, **options, on_block=blocks.append
-        )
+        got = extract(data, SETUP, tmp_path / "s", **options, on_block=blocks.append)
     assert files(got) == files(store)
     assert sorted(blocks) == [0, 1, 2, 3, 4]
 
 
-def test_only_missing_shards_are_submitted(store, data, network, tmp_path):
+def test_only_missing_shards_are_submitted(store, data, tmp_path):
     path = tmp_path / "s"
-    extract(data, network, path, CONF, batch=1, block=4)._shard(
-        "class_vectors", 2
-    ).unlink()
+    extract(data, SETUP, path, batch=1, block=4)._shard("class_vectors", 2).unlink()
     blocks = []
     with ThreadPoolExecutor(2) as pool:
-        got = extract(data, network, path, CONF, executor=pool, on_block=blocks.append)
+        got = extract(data, SETUP, path, executor=pool, on_block=blocks.append)
     assert blocks == [2]
     assert files(got) == files(store)
 
 
-def test_a_failing_shard_cancels_the_rest_and_is_named(network, tmp_path):
+def test_a_failing_shard_cancels_the_rest_and_is_named(tmp_path):
     data = tiny.dataset(tmp_path / "photos", places=2, views=2, distractors=0)
-    broken = data.path(data.images[1])
-    broken.write_bytes(broken.read_bytes()[:-20])
+    broken = spoil(data.path(data.images[1]))
     with ThreadPoolExecutor(1) as pool, pytest.raises(ImageError, match=broken.name):
-        extract(data, network, tmp_path / "s", CONF, block=1, executor=pool)
+        extract(data, SETUP, tmp_path / "s", block=1, executor=pool)
     assert Store.open(tmp_path / "s").missing_blocks()
 
 
 def test_a_network_without_a_recipe_stays_in_its_process(data, tmp_path):
     network = tiny.network.__wrapped__()
     network.recipe = None
+    setup = tiny.setup(own=network)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="`recipe`"):
-        extract(data, network, tmp_path / "s", CONF, executor=pool)
+        extract(data, setup, tmp_path / "s", executor=pool)
     assert not (tmp_path / "s").exists()
 
 
 def test_a_shard_refuses_other_weights(store, data):
-    photos = tuple(data.path(name) for name in data.images[:4])
-    shard = extraction.Shard(store.path, 0, photos, (tiny.network, (1, "tiny")))
+    shard = Shard(store.path, 0, ())
+    recipe = (tiny.network, (1, "tiny")), SETUP.recipe[1]
     with pytest.raises(StoreMismatchError, match="same weight file"):
-        extraction.extract_shard(shard)
+        extract_shard(shard, recipe)
 
 
 def test_another_network_is_refused(store, data):
-    with pytest.raises(StoreMismatchError, match="another network: 'tiny' there"):
-        extract(data, tiny.network(name="other"), store.path, CONF)
+    other = tiny.setup(own=tiny.network(name="other"))
+    with pytest.raises(StoreMismatchError, match='another network: "tiny" there'):
+        extract(data, other, store.path)
     with pytest.raises(StoreMismatchError, match="another weights_sha256"):
-        extract(data, tiny.network(seed=1), store.path, CONF)
+        extract(data, tiny.setup(own=tiny.network(seed=1)), store.path)
 
 
-def test_another_version_or_data_set_is_refused(store, data, network, monkeypatch):
-    with pytest.raises(StoreMismatchError, match="another dataset: 'tiny' there"):
-        extract(replace(data, name="other"), network, store.path, CONF)
-    monkeypatch.setattr(extraction.cwr_utils, "__version__", "99")
-    with pytest.raises(StoreMismatchError, match="another package_version: .* '99'"):
-        extract(data, network, store.path, CONF)
+def test_another_version_is_refused(store, data, monkeypatch):
+    monkeypatch.setattr(cwr_utils, "__version__", "99")
+    with pytest.raises(StoreMismatchError, match='another package_version: .* "99"'):
+        extract(data, tiny.setup(), store.path)
 
 
-def test_changed_photos_are_refused_by_name(network, tmp_path):
+def test_the_name_of_a_data_set_is_not_its_identity(store, data):
+    renamed = extract(replace(data, name="other"), SETUP, store.path)
+    assert files(renamed) == files(store)
+
+
+def test_changed_photos_are_refused_by_name(tmp_path):
     data = tiny.dataset(tmp_path / "photos", places=1, distractors=3)
-    extract(data, network, tmp_path / "s", CONF)
+    extract(data, SETUP, tmp_path / "s")
     tiny.write(data.path("other0_1"), tiny.view(5, 0))
+    data = replace(data, facts={})
     with pytest.raises(StoreMismatchError, match=r"images: 1 changed \(other0_1\)"):
-        extract(data, network, tmp_path / "s", CONF)
+        extract(data, SETUP, tmp_path / "s")
     fewer = replace(data, images=data.images[:4])
     with pytest.raises(StoreMismatchError, match="2 gone"):
-        extract(fewer, network, tmp_path / "s", CONF)
+        extract(fewer, SETUP, tmp_path / "s")
 
 
-def test_other_query_photos_are_refused_where_they_are_stretched(network, tmp_path):
+def test_other_query_photos_are_refused_where_they_are_stretched(tmp_path):
     """Which photos are stretched is part of what the store holds."""
     data = tiny.dataset(tmp_path / "photos", places=2, views=1, distractors=0)
-    conf = replace(CONF, stretch_query_images=True)
-    extract(data, network, tmp_path / "s", conf)
+    setup = tiny.setup(stretch_query_images=True)
+    extract(data, setup, tmp_path / "s")
     fewer = replace(data, queries=data.queries[:1])
     with pytest.raises(StoreMismatchError, match="another stretched"):
-        extract(fewer, network, tmp_path / "s", conf)
+        extract(fewer, setup, tmp_path / "s")
 
 
 # Errors
 
 
-def test_an_undecodable_photo_stops_the_run_and_complete_blocks_stay(network, tmp_path):
+def test_an_undecodable_photo_stops_the_run_and_complete_blocks_stay(tmp_path):
     data = tiny.dataset(tmp_path / "photos", places=4, distractors=4)
-    victim = data.path(data.images[9])
-    whole = cv2.imencode(".jpg", tiny.view(0, 0))[1].tobytes()
-    victim.write_bytes(whole[: len(whole) // 2])  # the header is there
+    victim = spoil(data.path(data.images[9]))
     with pytest.raises(ImageError, match=victim.name):
-        extract(data, network, tmp_path / "s", CONF, batch=1, block=4)
+        extract(data, SETUP, tmp_path / "s", batch=1, block=4)
     assert Store.open(tmp_path / "s").missing_blocks() == [2, 3]
-    victim.write_bytes(whole)
+    tiny.write(victim, tiny.view(0, 0))
+    data = replace(data, facts={})  # as a new process sees it
     with pytest.raises(StoreMismatchError, match=f"1 changed .{data.images[9]}"):
-        extract(data, network, tmp_path / "s", CONF, batch=1, block=4)
+        extract(data, SETUP, tmp_path / "s", batch=1, block=4)
 
 
-def test_a_missing_photo_is_an_error_before_any_work(network, tmp_path):
+def test_a_missing_photo_is_an_error_before_any_work(tmp_path):
     data = tiny.dataset(tmp_path / "photos", places=1, distractors=1)
     data.path("other0_0").unlink()
     with pytest.raises(ImageError, match="other0_0.png: no such file"):
-        extract(data, network, tmp_path / "s", CONF)
+        extract(data, SETUP, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
 def test_a_write_error_is_a_store_error_and_earlier_blocks_are_safe(
-    store, data, network, tmp_path
+    store, data, tmp_path
 ):
     """The operating system refuses block 2: a file stands where its folder goes."""
     path = tmp_path / "s"
@@ -529,15 +552,15 @@ def test_a_write_error_is_a_store_error_and_earlier_blocks_are_safe(
             obstacle.write_text("")
 
     with pytest.raises(StoreError, match="Cannot write block 2 .* run again"):
-        extract(data, network, path, CONF, batch=1, block=4, on_block=on_block)
+        extract(data, SETUP, path, batch=1, block=4, on_block=on_block)
     assert 2 in Store.open(path).missing_blocks()
     assert not {0, 1} & set(Store.open(path).missing_blocks())
     obstacle.unlink()
-    done = extract(data, network, path, CONF, batch=1, block=4)
+    done = extract(data, SETUP, path, batch=1, block=4)
     assert files(done) == files(store)
 
 
-def test_an_error_in_the_last_block_is_not_lost(data, network, tmp_path, monkeypatch):
+def test_an_error_in_the_last_block_is_not_lost(data, tmp_path, monkeypatch):
     original = Store.write_block
 
     def write_block(store, number, values):
@@ -547,49 +570,36 @@ def test_an_error_in_the_last_block_is_not_lost(data, network, tmp_path, monkeyp
 
     monkeypatch.setattr(Store, "write_block", write_block)
     with pytest.raises(StoreError, match="the disk is full"):
-        extract(data, network, tmp_path / "s", CONF, batch=1, block=4)
+        extract(data, SETUP, tmp_path / "s", batch=1, block=4)
     assert Store.open(tmp_path / "s").missing_blocks() == [4]
 
 
 @pytest.mark.parametrize(
-    ("conf", "message"),
+    ("changes", "message"),
     [
         ({"layer": "featurs"}, "no feature layer 'featurs'; similar: features"),
         ({"layer": "linear", "power": 2.0}, "`power` 2.0 needs a layer without"),
-        ({"classes": 7}, "tiny has 6 classes; `classes` 7"),
-    ],
-)
-def test_what_the_network_cannot_do_is_refused(data, network, tmp_path, conf, message):
-    with pytest.raises(ValueError, match=message):
-        extract(data, network, tmp_path / "s", replace(CONF, **conf))
-    assert not (tmp_path / "s").exists()
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+        ({"classes": 7}, r"1 to 6, the classes of tiny; got 7"),
+        ({"classes": 0}, r"`classes` must be None .* got 0"),
         ({"resize": "big"}, "resize policy"),
-        ({"classes": 0}, "`classes` must be None .* got 0"),
         ({"power": 0.0}, "`power` must be above 0"),
         ({"power": -1.0}, "`power` must be above 0"),
         ({"power": float("nan")}, "`power` must be above 0"),
         ({"dtype": "float64"}, "`dtype` must be 'float16' or 'float32'"),
     ],
 )
-def test_settings_out_of_range_are_refused(fields, message):
+def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        ExtractionConf(**fields)
+        tiny.setup(**changes)
 
 
 # Work beside work
 
 
-def test_photos_are_decoded_while_the_network_works(
-    data, network, tmp_path, monkeypatch
-):
+def test_photos_are_decoded_while_the_network_works(data, tmp_path, monkeypatch):
     """The first pass waits for photos beyond its own: in turn, they never come."""
     started, arrived = [], threading.Event()
-    read, call = extraction.read_image, Describer.__call__
+    read, call = photos.read_image, Describer.__call__
 
     def counted(path):
         started.append(path)
@@ -601,16 +611,16 @@ def test_photos_are_decoded_while_the_network_works(
         assert arrived.wait(20), f"only {len(started)} photos were begun"
         return call(self, images)
 
-    monkeypatch.setattr(extraction, "read_image", counted)
+    monkeypatch.setattr(photos, "read_image", counted)
     monkeypatch.setattr(Describer, "__call__", waiting)
-    extract(data, network, tmp_path / "s", CONF, batch=1, block=4)
+    extract(data, SETUP, tmp_path / "s", batch=1, block=4)
     assert len(started) == len(data.images)
 
 
-def test_decoding_does_not_run_far_ahead(data, network, tmp_path, monkeypatch):
+def test_decoding_does_not_run_far_ahead(data, tmp_path, monkeypatch):
     """Photos that wait take memory: only a few may."""
     begun, passes, ahead = [], [], []
-    read, call = extraction.read_image, Describer.__call__
+    read, call = photos.read_image, Describer.__call__
 
     def counted(self, images):
         passes.append(len(images))
@@ -618,16 +628,14 @@ def test_decoding_does_not_run_far_ahead(data, network, tmp_path, monkeypatch):
         return call(self, images)
 
     monkeypatch.setattr(
-        extraction, "read_image", lambda path: begun.append(path) or read(path)
+        photos, "read_image", lambda path: begun.append(path) or read(path)
     )
     monkeypatch.setattr(Describer, "__call__", counted)
-    extract(data, network, tmp_path / "s", CONF, batch=1, block=4)
+    extract(data, SETUP, tmp_path / "s", batch=1, block=4)
     assert max(ahead) <= 4 + 1
 
 
-def test_a_block_is_written_while_the_network_goes_on(
-    data, network, tmp_path, monkeypatch
-):
+def test_a_block_is_written_while_the_network_goes_on(data, tmp_path, monkeypatch):
     """The first write waits for the next block's pass: in turn, it never comes."""
     passes, went_on, seen = [], threading.Event(), []
     call = Describer.__call__
@@ -642,14 +650,14 @@ def test_a_block_is_written_while_the_network_goes_on(
         seen.append(went_on.wait(20))
 
     monkeypatch.setattr(Describer, "__call__", counted)
-    extract(data, network, tmp_path / "s", CONF, batch=1, block=4, on_block=on_block)
+    extract(data, SETUP, tmp_path / "s", batch=1, block=4, on_block=on_block)
     assert seen == [True] * 5
 
 
-def test_memory_does_not_grow_with_the_number_of_photos(network, tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch):
     """Four times the photos, the same peak of what NumPy holds."""
     photo = tiny.view(0, 0)
-    monkeypatch.setattr(extraction, "read_image", lambda path: photo.copy())
+    monkeypatch.setattr(photos, "read_image", lambda path: photo.copy())
     one = tiny.dataset(tmp_path / "photos", places=0, distractors=1)
 
     def peak(count):
@@ -661,9 +669,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(network, tmp_path, monke
         tracemalloc.start()
         extract(
             data,
-            network,
+            SETUP,
             tmp_path / str(count),
-            CONF,
             batch=1,
             block=8,
             on_block=lambda number: number or tracemalloc.reset_peak(),
@@ -681,72 +688,88 @@ def test_memory_does_not_grow_with_the_number_of_photos(network, tmp_path, monke
 # Protocol
 
 
-def test_conf_takes_the_flags_of_a_protocol():
-    conf = ExtractionConf.with_protocol(protocol.get("authors_code"), power=2.0)
-    assert conf.flip_negative_cams and conf.stretch_query_images
-    assert not conf.scale_query_box
-    assert conf.power == 2.0
-    corrected = protocol.get("corrected")
-    size = ExtractionConf().resize
-    assert ExtractionConf.with_protocol(corrected, size) == ExtractionConf()
+def test_a_setup_takes_the_flags_of_its_protocol_and_gives_it_the_size():
+    code = tiny.setup(protocol="authors_code", resize=None)
+    assert code.resize == code.protocol.resize == "1024x720"
+    assert code.map_policy.squares_upright and not code.policy.squares_upright
+    sized = tiny.setup(protocol="authors_code")
+    assert sized.resize == sized.protocol.resize == tiny.RESIZE
+    assert sized.layer == tiny.setup(layer=None).layer == tiny.network().default_layer
 
 
-def test_store_paths_differ_where_settings_do(data, network):
-    confs = [
-        CONF,
-        replace(CONF, layer="maps"),
-        replace(CONF, resize="shorter:720"),
-        replace(CONF, classes=3),
-        replace(CONF, power=2.0),
-        replace(CONF, flip_negative_cams=True),
-        replace(CONF, stretch_query_images=True),
-    ]
-    paths = {extraction.store_path("cache", data, network, conf) for conf in confs}
-    assert len(paths) == len(confs)
+PHOTO_CHANGES = [
+    {"layer": "maps"},
+    {"resize": "shorter:720"},
+    {"classes": 3},
+    {"power": 2.0},
+    {"dtype": "float32"},
+    {"flip_negative_cams": True},
+    {"stretch_query_images": True},
+]
+QUERY_CHANGES = [
+    {"query_classes": "same pass"},
+    {"scale_query_box": False},
+    {"keep_partial_cells": False},
+]
+
+
+def test_stores_lie_apart_where_settings_that_matter_differ(data):
+    setups = [SETUP, *(tiny.setup(**changes) for changes in PHOTO_CHANGES)]
+    paths = {setup.photos_path(data) for setup in setups}
+    assert len(paths) == len(setups)
     for path in paths:
-        assert path.parts[:2] == ("cache", "tiny") and len(path.parts) == 3
-    # The paper and the corrections describe the photos alike: one store serves both.
+        assert path.parts[:3] == ("cache", "tiny", "photos") and len(path.parts) == 4
+        assert path.name.startswith("tiny-")
+    # Flags of queries and of the search leave the photos as they are.
     for preset in ("paper", "corrected"):
-        flags = ExtractionConf.with_protocol(protocol.get(preset), resize=tiny.RESIZE)
-        assert extraction.store_path("cache", data, network, flags) in paths
+        assert tiny.setup(protocol=preset).photos_path(data) in paths
+    queries = [SETUP, *(tiny.setup(**changes) for changes in QUERY_CHANGES)]
+    assert len({setup.queries_path(data) for setup in queries}) == len(queries)
+    kept = tiny.setup(classes=3), tiny.setup(repeat_previous_class=True)
+    assert {setup.queries_path(data) for setup in kept} == {SETUP.queries_path(data)}
 
 
-def test_a_network_that_was_never_trained_has_stores_of_its_own(data, network):
-    trained = SimpleNamespace(
-        name=network.name,
-        weights_sha256="1a",
-        default_layer=network.default_layer,
-        precision=network.precision,
-    )
-    paths = [
-        extraction.store_path("cache", data, each, CONF) for each in (network, trained)
-    ]
-    assert paths[0].name == f"{paths[1].name}-random"
+def test_other_weights_of_one_name_have_stores_of_their_own(data):
+    other = tiny.setup(own=tiny.network(seed=1))
+    assert other.photos_path(data) != SETUP.photos_path(data)
+
+
+def test_another_version_has_the_same_folder_and_is_refused_there(data, monkeypatch):
+    path = SETUP.photos_path(data)
+    monkeypatch.setattr(cwr_utils, "__version__", "99")
+    assert tiny.setup().photos_path(data) == path
+
+
+def test_a_setup_can_be_made_again_in_another_process():
+    first = tiny.setup(power=2.0, protocol="authors_code")
+    again = type(first).again(first.recipe)
+    assert again.facts == first.facts and again.recipe == first.recipe
+    hash(first.recipe)
 
 
 # Maps on demand
 
 
 @pytest.fixture
-def maps(data, network):
-    return ImageMaps(data, network, CONF)
+def image_maps(data):
+    return ImageMaps(data, SETUP, on_disk=False)
 
 
-def test_maps_are_those_of_the_resized_photo(maps, data, network):
+def test_maps_are_those_of_the_resized_photo(image_maps, data):
     photo = read_image(data.path("place1_0"))
     photo = resize_image(photo, ResizePolicy.parse(tiny.RESIZE))
-    expected = network.maps(photo[None], tiny.LAYER)
-    features, cam_maps = maps("place1_0")
+    expected = NETWORK.maps(photo[None], tiny.LAYER)
+    features, cam_maps = image_maps("place1_0")
     assert features.dtype == cam_maps.dtype == np.float16
     np.testing.assert_allclose(features, expected["features"][0], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(cam_maps, expected["cam_maps"][0], rtol=1e-3, atol=1e-3)
 
 
-def test_maps_come_in_order_also_of_repeated_and_known_photos(maps, data):
-    expected = {name: maps(name)[0] for name in data.images}
+def test_maps_come_in_order_also_of_repeated_and_known_photos(image_maps, data):
+    expected = {name: image_maps(name)[0] for name in data.images}
     names = ["place1_0", "place1_0", "other0_1", "place1_0", "place0_0", "other0_1"]
     for kept in (10**9, 1):
-        fresh = ImageMaps(data, maps.network, CONF, cache_bytes=kept)
+        fresh = ImageMaps(data, SETUP, cache_bytes=kept, on_disk=False)
         fresh("place0_0")
         got = list(fresh.many(names))
         assert len(got) == len(names)
@@ -754,21 +777,22 @@ def test_maps_come_in_order_also_of_repeated_and_known_photos(maps, data):
             np.testing.assert_array_equal(features, expected[name])
 
 
-def test_maps_are_kept_within_their_bytes_and_used_again(data, network, monkeypatch):
-    read, decoded = extraction.read_image, []
+def test_maps_are_kept_within_their_bytes_and_used_again(data, monkeypatch):
+    read, decoded = maps.read_image, []
     monkeypatch.setattr(
-        extraction, "read_image", lambda path: decoded.append(path.stem) or read(path)
+        maps, "read_image", lambda path: decoded.append(path.stem) or read(path)
     )
-    one = sum(array.nbytes for array in ImageMaps(data, network, CONF)("place0_0"))
+    first = ImageMaps(data, SETUP, on_disk=False)
+    one = sum(array.nbytes for array in first("place0_0"))
     decoded.clear()
-    maps = ImageMaps(data, network, CONF, cache_bytes=2 * one)
-    list(maps.many(["place0_0", "place0_1", "place0_0", "place1_0"]))
+    few = ImageMaps(data, SETUP, cache_bytes=2 * one, on_disk=False)
+    list(few.many(["place0_0", "place0_1", "place0_0", "place1_0"]))
     assert decoded == ["place0_0", "place0_1", "place1_0"]
-    maps("place0_0")  # used more recently than place0_1
+    few("place0_0")  # used more recently than place0_1
     assert len(decoded) == 3
-    maps("place0_1")
+    few("place0_1")
     assert decoded[3:] == ["place0_1"]
-    assert sum(a.nbytes for entry in maps._kept.values() for a in entry) <= 2 * one
+    assert sum(a.nbytes for entry in few._kept.values() for a in entry) <= 2 * one
 
 
 # Maps on disk
@@ -778,50 +802,63 @@ def map_files(cache):
     return sorted(cache.rglob("*.npz"))
 
 
-def test_maps_stay_on_disk_for_another_process(data, network, tmp_path, monkeypatch):
+def test_maps_stay_on_disk_for_another_process(data, tmp_path, monkeypatch):
     names = list(data.images)
-    first = ImageMaps(data, network, CONF, cache_dir=tmp_path)
-    expected = list(first.many(names))
-    contents = {data.sha256(name) for name in names}
-    assert {file.stem for file in map_files(tmp_path)} == contents
-    monkeypatch.delattr(extraction, "read_image")  # nothing is decoded any more
-    got = ImageMaps(data, network, CONF, 0, tmp_path).many(names)
+    setup = tiny.setup(tmp_path)
+    expected = list(ImageMaps(data, setup).many(names))
+    assert len(map_files(tmp_path)) == len(names)
+    monkeypatch.delattr(maps, "read_image")  # nothing is decoded any more
+    got = ImageMaps(data, setup, 0).many(names)
     for ours, theirs in zip(got, expected, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
 
 
-def test_maps_of_other_settings_are_apart_and_powers_share_theirs(
-    data, network, tmp_path
-):
-    def count(conf):
-        ImageMaps(data, network, conf, cache_dir=tmp_path)(data.images[0])
+def half_network():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return tiny.network.__wrapped__()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_maps_of_other_settings_are_apart_and_powers_share_theirs(data, tmp_path):
+    def count(**changes):
+        ImageMaps(data, tiny.setup(tmp_path, **changes))(data.images[0])
         return len(map_files(tmp_path))
 
-    assert count(CONF) == 1
-    assert count(replace(CONF, power=2.0)) == 1
-    assert count(replace(CONF, resize="128x96")) == 2
-    network.weights_sha256 += "other"
-    try:
-        assert count(CONF) == 3
-    finally:
-        network.weights_sha256 = network.weights_sha256.removesuffix("other")
+    assert count() == 1
+    assert count(power=2.0) == count(protocol="paper") == 1
+    assert count(resize="128x96") == 2
+    assert count(own=tiny.network(seed=1)) == 3
+    assert count(layer="maps") == 4
+    assert count(own=half_network()) == 5
 
 
-def test_a_square_that_stands_upright_has_maps_of_its_own(data, network, tmp_path):
-    maps = ImageMaps(data, network, CONF, cache_dir=tmp_path)
-    maps._is_square = lambda name: True
-    maps(data.images[0])
-    maps(data.images[0], squares_upright=True)
-    sha256 = data.sha256(data.images[0])
-    assert {f.stem for f in map_files(tmp_path)} == {sha256, f"{sha256}-upright"}
+def test_a_square_that_stands_upright_has_maps_of_its_own(data, tmp_path):
+    square, portrait = "place0_2", "place0_1"
+    usual = ImageMaps(data, tiny.setup(tmp_path))
+    upright = usual.under(tiny.setup(tmp_path, rerank_squares_upright=True))
+    assert upright is not usual
+    for name, same in ((square, False), (portrait, True)):
+        first, second = usual(name)[0], upright(name)[0]
+        assert (first.shape == second.shape) == same
+    assert usual(square)[0].shape[:2] == upright(square)[0].shape[1::-1]
+    assert len(map_files(tmp_path)) == 3
+
+
+def test_maps_are_shared_under_flags_that_leave_them_as_they_are(data):
+    usual = ImageMaps(data, SETUP)
+    assert usual.under(tiny.setup(repeat_previous_class=True)) is usual
+    assert usual.under(tiny.setup(power=2.0)) is usual
+    assert usual.under(tiny.setup(resize="shorter:72")) is not usual
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", "cut", "flipped"])
-def test_damaged_maps_are_computed_again(data, network, tmp_path, capsys, damage):
-    name = data.images[0]
-    expected = ImageMaps(data, network, CONF, cache_dir=tmp_path)(name)
+def test_damaged_maps_are_computed_again(data, tmp_path, capsys, damage):
+    name, setup = data.images[0], tiny.setup(tmp_path)
+    expected = ImageMaps(data, setup)(name)
     (file,) = map_files(tmp_path)
     content = file.read_bytes()
     if damage == "cut":
@@ -829,7 +866,7 @@ def test_damaged_maps_are_computed_again(data, network, tmp_path, capsys, damage
     elif damage == "flipped":
         damage = content[:400] + bytes([content[400] ^ 255]) + content[401:]
     file.write_bytes(damage)
-    got = ImageMaps(data, network, CONF, cache_dir=tmp_path)(name)
+    got = ImageMaps(data, setup)(name)
     np.testing.assert_array_equal(got[0], expected[0])
     assert file.read_bytes() == content
     output = capsys.readouterr()
@@ -837,27 +874,25 @@ def test_damaged_maps_are_computed_again(data, network, tmp_path, capsys, damage
 
 
 def test_a_full_disk_ends_the_keeping_of_maps_and_nothing_else(
-    data, network, tmp_path, monkeypatch, capsys
+    data, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("cwr_utils.store.DISK_RESERVE", 2.0)
-    maps = ImageMaps(data, network, CONF, cache_dir=tmp_path)
-    expected = ImageMaps(data, network, CONF)
+    setup = tiny.setup(tmp_path)
+    kept, expected = ImageMaps(data, setup), ImageMaps(data, SETUP, on_disk=False)
+    monkeypatch.setattr(disk, "free_bytes", lambda path: maps.DISK_RESERVE - 1)
     for name in data.images[:3]:
-        np.testing.assert_array_equal(maps(name)[0], expected(name)[0])
+        np.testing.assert_array_equal(kept(name)[0], expected(name)[0])
     assert not map_files(tmp_path)
     output = capsys.readouterr()
     assert (output.out + output.err).count("No more maps are kept") == 1
+    monkeypatch.setattr(disk, "free_bytes", lambda path: maps.DISK_RESERVE)
+    ImageMaps(data, setup)(data.images[0])
+    assert len(map_files(tmp_path)) == 1
 
 
-def test_a_network_in_half_precision_has_stores_of_its_own(data, network, tmp_path):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        half = tiny.network.__wrapped__()
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert (network.precision, half.precision) == ("float32", "bfloat16")
-    paths = {extraction.store_path(tmp_path, data, n, CONF) for n in (network, half)}
-    assert len(paths) == 2
-    extract(data, network, tmp_path / "store", CONF)
-    with pytest.raises(StoreMismatchError):
-        extract(data, half, tmp_path / "store", CONF)
+def test_a_network_in_half_precision_has_stores_of_its_own(data, tmp_path):
+    half = tiny.setup(own=half_network())
+    assert (NETWORK.precision, half.network.precision) == ("float32", "bfloat16")
+    assert half.photos_path(data) != SETUP.photos_path(data)
+    extract(data, SETUP, tmp_path / "store")
+    with pytest.raises(StoreMismatchError, match="another precision"):
+        extract(data, half, tmp_path / "store")

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import aggregation, extraction, protocol, ranking, retrieval
+from cwr_utils import aggregation, ranking, retrieval
 from cwr_utils import evaluation as evaluation_module
 from cwr_utils.arrays import l2_normalize
-from cwr_utils.extraction import ExtractionConf, ImageMaps
+from cwr_utils.extraction import ImageMaps, extract, extract_queries
 from cwr_utils.pooling import GLOBAL_POOLINGS
-from cwr_utils.retrieval import Method, Retrieval
-from cwr_utils.store import JoinedStore, StoreError
+from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.store import JoinedStore, Store, StoreError
 from cwr_utils.whitening import WhiteningError
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
-CONF = ExtractionConf(resize="96x72")
+SIZE = "96x72"
+SETUP = tiny.setup(resize=SIZE)
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=12)
 OFFLINE = replace(ONLINE, aggregation="offline")
 THEME = replace(ONLINE, aggregation="theme")
@@ -42,14 +43,8 @@ METHODS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
+    with tiny.compile_once():
         yield
-
-
-@pytest.fixture(scope="module")
-def network():
-    return tiny.network()
 
 
 @pytest.fixture(scope="module")
@@ -64,32 +59,41 @@ def data(folder):
 
 
 @pytest.fixture(scope="module")
-def training_data(folder):
+def others(folder):
+    """Photos to fit the whitening on."""
     return tiny.dataset(folder / "other", "other", 0, 0, 24, first_place=100)
 
 
 @pytest.fixture(scope="module")
-def stores(data, training_data, network, folder):
+def stores(data, others, folder):
     """Database, queries and training photos."""
     return (
-        extraction.extract(data, network, folder / "database", CONF),
-        extraction.extract_queries(data, network, folder / "queries", CONF),
-        extraction.extract(training_data, network, folder / "training", CONF),
+        extract(data, SETUP, folder / "database"),
+        extract_queries(data, SETUP, folder / "queries"),
+        extract(others, SETUP, folder / "training"),
     )
 
 
 @pytest.fixture(scope="module")
-def maps(data, network):
-    return ImageMaps(data, network, CONF)
+def maps(data):
+    return ImageMaps(data, SETUP, on_disk=False)
 
 
 @pytest.fixture
-def make(data, stores, maps):
-    """A fresh Retrieval, with flags of the protocol."""
+def make(data, others, stores, maps):
+    """A fresh collection, with flags of the protocol, or of other parts."""
 
-    def make(data=data, stores=stores, **flags):
-        used = replace(protocol.get("corrected"), **flags)
-        return Retrieval(data, *stores, protocol=used, maps=maps)
+    def make(data=data, stores=stores, training=others, **options):
+        names = (
+            "training_images",
+            "theme",
+            "i_know_this_fits_whitening_on_the_test_set",
+        )
+        chosen = {name: options.pop(name) for name in names if name in options}
+        setup = tiny.setup(resize=SIZE, **options)
+        experiment = Experiment(data, training, setup, **chosen)
+        *first, fitted_on = (*stores, None)[:3]
+        return Collection(experiment, *first, fitted_on, maps.under(setup))
 
     return make
 
@@ -128,7 +132,7 @@ def test_the_views_of_a_place_come_first(make, data, method):
     row = retrieving.row(result)
     assert row["mAP"] == 1
     assert (row["network"], row["layer"]) == ("tiny", tiny.LAYER)
-    assert (row["resize"], row["power"]) == (CONF.resize, 1.0)
+    assert (row["resize"], row["power"]) == (SIZE, 1.0)
     for query in data.queries:
         assert set(result.rankings[query.name]) == set(data.images)
 
@@ -179,7 +183,7 @@ def test_theme_uses_one_list_for_queries_and_database(make, data, stores):
     _, queries, training = stores
     top = training.read("top_classes")
     assert retrieving.theme == aggregation.theme_classes(top, tiny.CLASSES)
-    fixed = Retrieval(data, *stores, theme=[3, 1, 0, 5, 2])
+    fixed = make(theme=[3, 1, 0, 5, 2])
     assert fixed.theme == [3, 1, 0, 5, 2]
     vector, _ = fixed.describe(THEME, 2)
     fitted = fixed.whitening(THEME)
@@ -208,36 +212,9 @@ def test_whitening_is_fitted_on_the_training_photos_alone(make, stores):
 # Self-match
 
 
-def test_kept_whitenings_are_shared_and_give_the_same_bits(
-    make, data, training_data, network, maps, stores, tmp_path, monkeypatch
-):
-    training = extraction.extract(training_data, network, tmp_path / "training", CONF)
-    fits, fit = [], retrieval.whitening.fit
-    monkeypatch.setattr(
-        retrieval.whitening, "fit", lambda *given: fits.append(1) or fit(*given)
-    )
-    methods = [ONLINE, OFFLINE, replace(OFFLINE, num_whitening_classes=2), METHODS[1]]
-    plain = make()
-    expected = [plain.run(method) for method in methods]
-    fits.clear()
-
-    def kept(**options):
-        return Retrieval(
-            data, *stores[:2], training, maps=maps, keep_whitenings=True, **options
-        )
-
-    for _ in range(2):
-        retrieving = kept()
-        for method, result in zip(methods, expected, strict=True):
-            assert same(retrieving.run(method), result)
-    assert len(fits) == 3  # ONLINE and OFFLINE have the same
-    kept(training_images=training.names[:20]).run(ONLINE)
-    assert len(fits) == 4
-
-
-def test_dimensions_are_lowered_to_half_of_the_vectors(data, stores):
+def test_dimensions_are_lowered_to_half_of_the_vectors(make, stores):
     chosen = stores[2].names[:10]
-    retrieving = Retrieval(data, *stores, training_images=chosen)
+    retrieving = make(training_images=chosen)
     one = replace(ONLINE, num_whitening_classes=1, dimensions=512)
     assert retrieving.supported(one).dimensions == 5
     assert retrieving.supported(Method("gem", dimensions=6)).dimensions == 5
@@ -249,22 +226,9 @@ def test_dimensions_are_lowered_to_half_of_the_vectors(data, stores):
     assert retrieving.supported(RAW) == RAW
 
 
-def test_forgotten_descriptors_come_back_with_the_same_bits(make):
-    retrieving = make()
-    methods = [OFFLINE, THEME, ONLINE, Method("gem", dimensions=10)]
-    before = [retrieving.run(method) for method in methods]
-    held = len(retrieving._memo)
-    retrieving.forget_descriptors()
-    assert len(retrieving._memo) == held - 3
-    for method, result in zip(methods, before, strict=True):
-        assert same(retrieving.run(method), result)
-
-
-def test_self_match_follows_the_ground_truth(make, data, stores):
-    assert make().self_match  # every query's photo is one of its positives
+def test_the_own_photo_counts_where_the_ground_truth_lists_it(make, data):
     without = tuple(replace(q, positives=q.positives - {q.image}) for q in data.queries)
     leave_one_out = make(data=replace(data, queries=without))
-    assert not leave_one_out.self_match
     result = leave_one_out.run(RAW)
     own = leave_one_out.evaluate(result, self_match=True)
     rule = leave_one_out.evaluate(result)
@@ -279,22 +243,52 @@ def test_self_match_follows_the_ground_truth(make, data, stores):
     assert row["landmarks"] == 4
 
 
+def test_the_rule_of_one_query_is_not_that_of_the_others(make, data):
+    first, *rest = data.queries
+    first = replace(first, positives=first.positives - {first.image})
+    mixed = make(data=replace(data, queries=(first, *rest)))
+    rule = mixed.evaluate(mixed.run(RAW))
+    np.testing.assert_array_equal(rule["positives"], [1, 2, 2, 2])
+    usual = make()
+    pair = [c.evaluate(c.run(RAW))["ap"] for c in (mixed, usual)]
+    np.testing.assert_array_equal(pair[0][1:], pair[1][1:])
+
+
 # Honest whitening
 
 
-def test_whitening_on_the_data_set_under_test_is_refused(data, stores):
+def test_whitening_on_the_data_set_under_test_is_refused(make, data, stores):
     database, queries, _ = stores
     with pytest.raises(WhiteningError, match="18 of the 18 whitening photos"):
-        Retrieval(data, database, queries, database)
+        make(stores=(database, queries, database), training=data)
 
 
-def test_its_own_distractors_need_the_long_name_and_are_named(data, stores):
-    database, queries, _ = stores
-    options = {"training_images": data.distractors}
+def test_whitening_on_the_photo_of_a_query_is_refused(make, data, others, tmp_path):
+    """Revisited sets have query photos that are not in the database."""
+    outside = tiny.dataset(tmp_path / "more", "more", 1, 1, 0, first_place=40)
+    query = replace(outside.queries[0], positives=data.queries[0].positives)
+    asked = replace(
+        data, queries=(query,), paths={**data.paths, **outside.paths}, facts={}
+    )
+    described = (
+        extract(asked, SETUP, tmp_path / "d"),
+        extract_queries(asked, SETUP, tmp_path / "q"),
+    )
+    paths = {**others.paths, "other100_5": outside.path(query.image)}
+    leaking = replace(others, paths=paths, facts={})
+    training = extract(leaking, SETUP, tmp_path / "s")
+    with pytest.raises(WhiteningError, match="1 of the 24 whitening photos"):
+        make(asked, (*described, training), leaking)
+    clean = extract(others, SETUP, tmp_path / "clean")
+    make(asked, (*described, clean), others).run(ONLINE)
+
+
+def test_its_own_distractors_need_the_long_name_and_are_named(make, data, stores):
+    parts = {"stores": (*stores[:2], stores[0]), "training": data}
+    parts["training_images"] = data.distractors
     with pytest.raises(WhiteningError, match="6 of the 6 whitening photos"):
-        Retrieval(data, database, queries, database, **options)
-    options["i_know_this_fits_whitening_on_the_test_set"] = True
-    own = Retrieval(data, database, queries, database, **options)
+        make(**parts)
+    own = make(**parts, i_know_this_fits_whitening_on_the_test_set=True)
     assert own.source == "tiny (6 of 18 photos)"
     assert own.whitening(Method("sum", dimensions=3)).vectors == 6
 
@@ -308,57 +302,61 @@ def test_held_out_distractors_leave_the_database(data):
 
 
 def test_a_copy_of_a_test_photo_is_found_under_any_name(
-    data, training_data, stores, network, tmp_path
+    make, data, others, stores, tmp_path
 ):
-    paths = {**training_data.paths, "other100_5": data.path(data.images[0])}
-    copied = replace(training_data, paths=paths)
-    training = extraction.extract(copied, network, tmp_path / "s", CONF)
+    paths = {**others.paths, "other100_5": data.path(data.images[0])}
+    copied = replace(others, paths=paths, facts={})
+    training = extract(copied, SETUP, tmp_path / "s")
     with pytest.raises(WhiteningError, match="1 of the 24 whitening photos"):
-        Retrieval(data, *stores[:2], training)
+        make(stores=(*stores[:2], training), training=copied)
 
 
-def test_methods_with_whitening_need_training_photos(data, stores):
-    plain = Retrieval(data, *stores[:2])
+def test_methods_with_whitening_need_training_photos(make, stores):
+    plain = make(stores=stores[:2], training=None)
     plain.run(RAW)
+    assert plain.training is None and plain.source == ""
     for method in (ONLINE, THEME, Method("gem", dimensions=3)):
-        with pytest.raises(WhiteningError, match="no training store was given"):
+        with pytest.raises(WhiteningError, match="no training photos were given"):
             plain.run(method)
     with pytest.raises(ValueError, match="1 of the `training_images` are not in"):
-        Retrieval(data, *stores, training_images=["other100_0", "typo"])
+        make(training_images=["other100_0", "typo"])
 
 
 # Stores that do not belong together
 
 
-def test_stores_of_other_images_or_queries_are_refused(
-    data, training_data, stores, network
-):
+def test_stores_of_other_images_or_queries_are_refused(make, data, stores):
     database, queries, training = stores
-    with pytest.raises(StoreError, match="24 image entries .* not those of tiny"):
-        Retrieval(data, training, queries)
-    with pytest.raises(StoreError, match="18 query entries .* missing: query0"):
-        Retrieval(data, database, database)
+    with pytest.raises(StoreError, match=r"another images: 18 new .*; 24 gone"):
+        make(stores=(training, queries))
+    with pytest.raises(StoreError, match='another .*of: "photos" there, "queries"'):
+        make(stores=(database, database))
     turned = replace(data, images=data.images[::-1])
-    with pytest.raises(StoreError, match="18 image entries"):
-        Retrieval(turned, database, queries)
+    with pytest.raises(StoreError, match="the same ones in another order"):
+        make(turned, (database, queries))
 
 
-def test_queries_whose_box_moved_are_refused(data, stores):
+def test_a_store_of_photos_in_another_order_is_not_gone_on_with(data, stores):
+    turned = replace(data, images=data.images[::-1])
+    with pytest.raises(StoreError, match="the same ones in another order"):
+        extract(turned, SETUP, stores[0].path)
+
+
+def test_queries_whose_box_moved_are_refused(make, data):
     moved = replace(data.queries[1], box=(0.0, 0.0, 40.0, 40.0))
     queries = (data.queries[0], moved, *data.queries[2:])
-    with pytest.raises(StoreError, match="query1 .* another box or photo"):
-        Retrieval(replace(data, queries=queries), *stores)
+    with pytest.raises(StoreError, match=r"1 changed \(query1\)"):
+        make(replace(data, queries=queries))
 
 
-def test_an_incomplete_store_is_refused(data, stores, network, tmp_path):
+def test_an_incomplete_store_is_refused(make, data, stores, tmp_path):
     def stop(number):
         raise KeyError("stopped")
 
     with pytest.raises(KeyError):
-        extraction.extract(data, network, tmp_path / "s", CONF, block=6, on_block=stop)
-    half = extraction.Store.open(tmp_path / "s")
+        extract(data, SETUP, tmp_path / "s", block=6, on_block=stop)
     with pytest.raises(StoreError, match="lacks . of 3 blocks"):
-        Retrieval(data, half, *stores[1:])
+        make(stores=(Store.open(tmp_path / "s"), *stores[1:]))
 
 
 @pytest.mark.parametrize(
@@ -373,29 +371,26 @@ def test_an_incomplete_store_is_refused(data, stores, network, tmp_path):
     ],
 )
 def test_stores_of_other_settings_are_refused(
-    data, training_data, stores, network, tmp_path, which, changes, field
+    make, data, others, stores, tmp_path, which, changes, field
 ):
     """Two layers may have the same number of channels: nothing else would notice."""
     database, queries, training = stores
-    conf = replace(CONF, **changes)
+    setup = tiny.setup(**{"resize": SIZE, **changes})
     if which == "queries":
-        queries = extraction.extract_queries(data, network, tmp_path / "s", conf)
+        queries = extract_queries(data, setup, tmp_path / "s")
     else:
-        few = replace(training_data, images=training_data.images[:1])
-        training = extraction.extract(few, network, tmp_path / "s", conf)
-    with pytest.raises(StoreError, match=f"another {field}: "):
-        Retrieval(data, database, queries, training)
+        few = replace(others, images=others.images[:1])
+        training = extract(few, setup, tmp_path / "s")
+    with pytest.raises(StoreError, match=f"another .*{field}: "):
+        make(stores=(database, queries, training))
 
 
-def test_a_training_store_may_keep_fewer_classes(
-    data, training_data, stores, network, tmp_path
-):
-    landscape = training_data.images[::3]  # one size, one graph to compile
-    part = replace(training_data, images=landscape)
-    conf = replace(CONF, classes=3)
-    kept = extraction.extract(part, network, tmp_path / "s", conf)
-    full = Retrieval(data, *stores, training_images=landscape)
-    few = Retrieval(data, *stores[:2], kept)
+def test_a_training_store_may_keep_fewer_classes(make, others, stores, tmp_path):
+    landscape = others.images[::3]  # one size, one graph to compile
+    part = replace(others, images=landscape)
+    kept = extract(part, tiny.setup(resize=SIZE, classes=3), tmp_path / "s")
+    full = make(training_images=landscape)
+    few = make(stores=(*stores[:2], kept), training=part)
     for name in ("mean", "projection"):
         first, second = (getattr(r.whitening(ONLINE), name) for r in (full, few))
         np.testing.assert_allclose(first, second, rtol=0.05, atol=1e-3)
@@ -457,22 +452,17 @@ def test_matches_are_computed_once(make, maps, monkeypatch):
     assert [len(names) for names in asked if names] == [2] * 4
 
 
-def test_reranking_without_maps_is_refused_before_work(data, stores):
-    with pytest.raises(ValueError, match="Re-ranking needs `maps`"):
-        Retrieval(data, *stores).run(replace(ONLINE, **RERANK))
-
-
-def reversed_queries(data, network, path):
+def reversed_queries(data, path):
     turned = replace(data, queries=data.queries[::-1])
-    return turned, extraction.extract_queries(turned, network, path, CONF)
+    return turned, extract_queries(turned, SETUP, path)
 
 
 @pytest.mark.parametrize("moves", ["no", "query", "run"])
 @pytest.mark.parametrize("kind", ["offline", "theme", "online"])
 def test_only_the_leak_of_a_run_makes_the_order_of_queries_matter(
-    make, data, stores, network, tmp_path, moves, kind
+    make, data, stores, tmp_path, moves, kind
 ):
-    turned, queries = reversed_queries(data, network, tmp_path / "q")
+    turned, queries = reversed_queries(data, tmp_path / "q")
     method = replace(OFFLINE, aggregation=kind, **RERANK, query_expansion=2)
     forward = make(rerank_moves_index=moves).run(method)
     backward = make(
@@ -519,16 +509,16 @@ def test_a_run_leaves_the_shared_descriptors_as_they_were(make):
 # Search flags
 
 
-def test_query_replaces_own_row_puts_the_querys_photo_first(data, stores, network):
+def test_query_replaces_own_row_puts_the_querys_photo_first(make, data, stores):
     """Queries of a corner only: their own photos are not always the nearest."""
     corners = tuple(replace(q, box=(0.0, 0.0, 24.0, 24.0)) for q in data.queries)
     small = replace(data, queries=corners)
-    path = stores[1].path.with_name("corners")
-    queries = extraction.extract_queries(small, network, path, CONF)
+    queries = extract_queries(small, SETUP, stores[1].path.with_name("corners"))
 
     def run(flag):
-        flags = replace(protocol.get("corrected"), query_replaces_own_row=flag)
-        return Retrieval(small, stores[0], queries, protocol=flags).run(RAW)
+        return make(small, (stores[0], queries), None, query_replaces_own_row=flag).run(
+            RAW
+        )
 
     usual, replaced = run(False), run(True)
     assert any(usual.rankings[q.name][0] != q.image for q in corners)
@@ -653,27 +643,21 @@ def test_compare_makes_a_row_a_method_and_a_row_a_query(make, data):
     np.testing.assert_allclose(means, table["mAP"])
 
 
-def test_stores_are_opened_where_the_extraction_put_them(
-    data, training_data, network, tmp_path
-):
+def test_stores_are_opened_where_the_extraction_put_them(data, others, tmp_path):
+    few = replace(others, images=others.images[:5])
+    experiment = Experiment(data, few, tiny.setup(tmp_path, protocol="paper"))
     with pytest.raises(StoreError, match="run the extraction first"):
-        retrieval.open_retrieval(data, None, network, CONF, tmp_path)
-    few = replace(training_data, images=training_data.images[:5])
-    for part in (data, few):
-        folder = extraction.store_path(tmp_path, part, network, CONF)
-        extraction.extract(part, network, folder / "database", CONF)
-    folder = extraction.store_path(tmp_path, data, network, CONF)
-    extraction.extract_queries(data, network, folder / "queries", CONF)
-    paper = protocol.get("paper")
-    opened = retrieval.open_retrieval(data, few, network, CONF, tmp_path, paper)
-    assert opened.protocol is paper and opened.source == "other"
+        Collection.open(experiment)
+    experiment.extract()
+    opened = Collection.open(experiment)
+    assert opened.setup.protocol.name == "paper" and opened.source == "other"
     opened.run(Method("online", 2, 2, 4, rerank=2, rerank_classes=2))
 
 
 def test_queries_asked_one_by_one_are_not_taken_for_each_other(make, stores):
     together = make()
     expected = together.run(ONLINE)
-    for query in together.dataset.queries:
+    for query in together.data.queries:
         row = {query.name: stores[1].hashes[query.name]}
         asked = together.ask([query], JoinedStore([stores[1]], row))
         assert asked.run(ONLINE).rankings[query.name] == expected.rankings[query.name]

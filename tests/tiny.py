@@ -5,15 +5,20 @@ still get similar features: enough for a search whose right answer is known.
 """
 
 import functools
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from cv2 import COLOR_RGB2BGR, INTER_CUBIC, cvtColor, imencode, resize
 
 from cwr_utils.datasets import Dataset, Query
-from cwr_utils.extraction import Describer
+from cwr_utils.extraction import Describer, Setup, photos, queries
 from cwr_utils.networks import CamNetwork
 from cwr_utils.networks.cam_network import randomize
+from cwr_utils.protocol import FLAGS, PRESETS
 
 CLASSES = 6
 LAYER = "features"  # 12 channels, stride 4; the CAM layer has stride 8
@@ -58,9 +63,45 @@ def network(seed: int = 0, name: str = "tiny") -> CamNetwork:
     return tiny
 
 
-# One graph for each network, setting and size, not for each extraction: tests put it in
-# the place of `extraction.Describer`.
-describer = functools.cache(Describer)
+def setup(folder=Path("cache"), own=None, resize=RESIZE, **changes) -> Setup:
+    """How tests describe photos: the tiny network and size, unless they say otherwise.
+
+    Args:
+        folder: of stores and maps.
+        own: another network.
+        resize: another size.
+        changes: other fields of the setup; a name of a protocol is one too, and so are
+            its flags, one by one.
+    """
+    flags = {name: changes.pop(name) for name in FLAGS if name in changes}
+    base = changes.pop("protocol", PRESETS["corrected"])
+    base = PRESETS[base] if isinstance(base, str) else base
+    return Setup(
+        own or network(),
+        folder,
+        resize=resize,
+        protocol=replace(base, **flags),
+        **changes,
+    )
+
+
+@functools.cache
+def _describer(settings: Setup) -> Describer:
+    return Describer(settings)
+
+
+def describer(settings: Setup) -> Describer:
+    """One graph for each network, setting and size, not for each folder."""
+    return _describer(replace(settings, cache_dir=Path("any")))
+
+
+@contextmanager
+def compile_once():
+    """Put `describer` in the place of the class wherever photos are described."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (photos, queries):
+            patch.setattr(module, "Describer", describer)
+        yield
 
 
 def _preprocess(images):

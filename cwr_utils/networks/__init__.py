@@ -124,4 +124,12 @@ def under(network: CamNetwork, protocol: Protocol) -> CamNetwork:
     """
     if not network.name.startswith(vgg16_cam.NAME):
         return network
-    return vgg16_cam.reorder_mean(network, protocol.mean_order)
+    turned = vgg16_cam.reorder_mean(network, protocol.mean_order)
+    if turned.name == network.name:
+        return network
+    if network.recipe is not None:
+        make, (name, weights, seed, precision, settings) = network.recipe
+        settings = dict(settings) | {"mean_order": protocol.mean_order}
+        again = name, weights, seed, precision, tuple(sorted(settings.items()))
+        turned.recipe = make, again
+    return turned

@@ -122,6 +122,7 @@ class CamNetwork:
         self.recipe: tuple[Callable[..., CamNetwork], tuple] | None = None
         self._preprocess = preprocess
         self._default_layer = default_layer
+        self.smallest_input = 32
         self._maps_models: dict[str, keras.Model] = {}
 
     def __repr__(self) -> str:
@@ -171,6 +172,22 @@ class CamNetwork:
             if cells_large > cells_small
         )
 
+    def layer(self, name: str) -> FeatureLayer:
+        """A layer that can be pooled, by name.
+
+        Raises:
+            ValueError: if there is no such layer; it lists similar names.
+        """
+        layers = {layer.name: layer for layer in self._feature_layers}
+        if name not in layers:
+            similar = difflib.get_close_matches(name, layers, n=5, cutoff=0.4)
+            raise ValueError(
+                f"{self.name} has no feature layer {name!r}; "
+                f"similar: {', '.join(similar) or 'none'}; "
+                "all of them: network.feature_layers()"
+            )
+        return layers[name]
+
     @property
     def precision(self) -> str:
         """Type that the convolutions compute in, by Keras's policy at loading."""
@@ -212,14 +229,7 @@ class CamNetwork:
         return self._maps_models[layer]
 
     def _build_maps_model(self, layer: str) -> keras.Model:
-        names = [known.name for known in self._feature_layers]
-        if layer not in names:
-            similar = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
-            raise ValueError(
-                f"{self.name} has no feature layer {layer!r}; "
-                f"similar: {', '.join(similar) or 'none'}; "
-                "all of them: network.feature_layers()"
-            )
+        layer = self.layer(layer).name
         backbone = self.backbone
         cut = keras.Model(
             backbone.inputs, [backbone.get_layer(layer).output, backbone.output]

@@ -7,12 +7,10 @@ import ipywidgets
 import pandas as pd
 
 from cwr_utils.datasets import Dataset
-from cwr_utils.extraction import ExtractionConf
+from cwr_utils.extraction import Setup
 from cwr_utils.figures.panels import COLOUR_MAPS, Picture, cam_panels
 from cwr_utils.images import Box
 from cwr_utils.inspection import PhotoCams, look
-from cwr_utils.networks import CamNetwork
-from cwr_utils.protocol import PRESETS, Protocol
 from cwr_utils.widgets.controls import (
     Explorer,
     Gallery,
@@ -86,26 +84,15 @@ class CamExplorer(Explorer):
     One forward pass serves all classes of a photo.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        network: CamNetwork,
-        conf: ExtractionConf | None = None,
-        protocol: Protocol = PRESETS["corrected"],
-        query: int = 0,
-    ):
+    def __init__(self, data: Dataset, setup: Setup, query: int = 0):
         """Look at the first photo.
 
         Args:
             data: photos and queries to choose from.
-            network: the CAM network.
-            conf: layer and resize policy.
-            protocol: flags of scaling and thresholds.
+            setup: network, layer, size and flags.
             query: number of the query to begin with; the first photo if there is none.
         """
-        conf = conf or ExtractionConf()
-        self._network, self._protocol = network, protocol
-        self._layer, self._resize = conf.layer, conf.resize
+        self._setup, self._names = setup, setup.network.class_names
         self.message = Message()
         start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._on_photo, self.message)
@@ -157,15 +144,12 @@ class CamExplorer(Explorer):
 
     def still(self) -> Picture:
         """See `Explorer.still`."""
-        names, credit = self._network.class_names, self.panel.source.credit
-        return show_cams(self.cams, self.view, names, credit)[0]
+        credit = self.panel.source.credit
+        return show_cams(self.cams, self.view, self._names, credit)[0]
 
     def _look(self) -> None:
-        photo = self.panel.source.photo
-        self.cams = look(
-            self._network, photo, self._layer, self._resize, self._protocol
-        )
-        names, shares = self._network.class_names, self.cams.probabilities
+        self.cams = look(self._setup, self.panel.source.photo)
+        names, shares = self._names, self.cams.probabilities
         options = [(f"{names[c]}  {shares[c]:.1%}", c) for c in self.cams.top(TOP)]
         self._quiet = True
         self.first.options = options
@@ -184,8 +168,7 @@ class CamExplorer(Explorer):
             return
         with self.message.errors():
             source = self.panel.source
-            names, credit = self._network.class_names, source.credit
-            picture, boxes = show_cams(self.cams, self.view, names, credit)
+            picture, boxes = show_cams(self.cams, self.view, self._names, source.credit)
             self.picture.show(picture)
             cells = self.cams.grid
             self.message.say(

@@ -1,8 +1,8 @@
 """The search explorer: what a query finds, and why."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from cwr_utils import evaluation, explain
+from cwr_utils.arrays import Kept
+from cwr_utils.contributions import class_contributions
 from cwr_utils.extraction import Describer, describe_query
 from cwr_utils.figures.panels import Picture, match_panels, result_panels, stack
 from cwr_utils.images import Box, cells_to_box, read_image
-from cwr_utils.inspection import class_contributions
-from cwr_utils.retrieval import CLASS_AGGREGATIONS, Method, Result, Retrieval
+from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
 from cwr_utils.store import JoinedStore
 from cwr_utils.widgets.controls import (
     Explorer,
@@ -50,51 +51,46 @@ class Search:
     """A photo with a box, put to a collection.
 
     Attributes:
-        stores: the collection, with this one query.
+        collection: with this one query.
         source: the photo.
         box: in its pixels, or None.
-        self_match: whether the photo itself counts as a positive.
     """
 
-    stores: Retrieval
+    collection: Collection
     source: Source
     box: Box | None
-    self_match: bool
-    _results: dict[Method, Result] = field(default_factory=dict, init=False)
 
-    def run(self, method: Method) -> Result:
-        """Rank the collection; each method only once."""
-        if method not in self._results:
-            self._results[method] = self.stores.run(method)
-        return self._results[method]
+    @cached_property
+    def results(self) -> Kept:
+        """Method -> its result; each is run only once."""
+        return Kept(self.collection.run)
 
     def relevance(self, name: str) -> str:
         """How an image counts: one of `figures.RELEVANCE`."""
-        query = self.stores.dataset.queries[0]
-        kind = explain.relevance(query, name, self.self_match)
+        query = self.collection.data.queries[0]
+        kind = explain.relevance(query, name)
         truth = query.positives | query.junk
         return kind if kind == "query" or truth - {query.image} else "unknown"
 
 
 def ask(
-    stores: Retrieval, source: Source, box: Box | None, describer: Callable
+    collection: Collection, source: Source, box: Box | None, describer: Callable
 ) -> Search:
     """Describe a photo as a query; one of the data set is read from its store.
 
     Args:
-        stores: the collection.
+        collection: what is searched.
         source: the photo.
         box: in its pixels, or None.
-        describer: gives a `Describer` with the settings of the stores.
+        describer: gives the `Describer` of the collection's setup.
     """
     query = replace(source.query, box=box)
     if source.known and box == source.query.box:
-        content = stores.queries.hashes[query.name]
-        described = JoinedStore([stores.queries], {query.name: content})
+        content = collection.queries.hashes[query.name]
+        described = JoinedStore([collection.queries], {query.name: content})
     else:
         described = describe_query(describer(), query, source.photo, source.sha256)
-    asked = stores.ask([query], described)
-    return Search(asked, source, box, stores.self_match and source.known)
+    return Search(collection.ask([query], described), source, box)
 
 
 def show_search(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]:
@@ -103,8 +99,8 @@ def show_search(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame
     Returns:
         The picture, and the whole ranking: name, score and relevance by rank.
     """
-    (query,), data = search.stores.dataset.queries, search.stores.dataset
-    result = search.run(view.method)
+    (query,), data = search.collection.data.queries, search.collection.data
+    result = search.results[view.method]
     ranking = result.rankings[query.name]
     table = pd.DataFrame(
         {
@@ -135,15 +131,15 @@ def show_match(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]
     Returns:
         The picture, and the table of `class_contributions`.
     """
-    (query,), data = search.stores.dataset.queries, search.stores.dataset
-    result = search.run(view.method)
+    (query,), data = search.collection.data.queries, search.collection.data
+    result = search.results[view.method]
     name = result.rankings[query.name][view.chosen - 1]
     score = result.scores[query.name][view.chosen - 1]
-    shares = class_contributions(search.stores, result, 0, name)
+    shares = class_contributions(search.collection, result, 0, name)
     photo = read_image(data.path(name))
     match, box = result.matches[query.name].get(name), None
     if match is not None and match.box is not None:
-        features, _ = search.stores.require_maps()(name)
+        features, _ = search.collection.maps(name)
         grid = features.shape[1], features.shape[0]
         box = cells_to_box(match.box, (photo.shape[1], photo.shape[0]), grid)
     credits = dict.fromkeys([search.source.credit, data.credit(name)])
@@ -160,8 +156,8 @@ def show_match(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]
 
 
 def _score(search: Search, result: Result) -> str:
-    queries = search.stores.dataset.queries
-    table = evaluation.evaluate(result.rankings, queries, search.self_match)
+    queries = search.collection.data.queries
+    table = evaluation.evaluate(result.rankings, queries)
     ap = table["ap"][0]
     return "no ground truth" if np.isnan(ap) else f"AP {ap:.2f}"
 
@@ -170,28 +166,28 @@ class SearchExplorer(Explorer):
     """Choose a query, a box and a method; see what is found, and why."""
 
     def __init__(
-        self, stores: Retrieval, method: Method, query: int = 0, chosen: int = 0
+        self, collection: Collection, method: Method, query: int = 0, chosen: int = 0
     ):
         """Run the first search.
 
         Args:
-            stores: the collection, with maps. Without queries it is a search tool for
-                its own photos and those that are uploaded.
+            collection: what is searched. Without queries it is a search tool for its
+                own photos and those that are uploaded.
             method: a class aggregation to begin with.
             query: number of the query to begin with; the first photo if there is none.
             chosen: rank of the result to begin with; 0 is the first that is not the
                 query itself.
         """
-        data = stores.dataset
-        self._stores = {stores.database.config["layer"]: stores}
-        self._layer = stores.database.config["layer"]
-        self._describers: dict[str, Describer] = {}
+        data, layer = collection.data, collection.setup.layer
+        self._at = Kept(collection.at_layer)
+        self._at[layer] = collection
+        self._describers = Kept(lambda name: Describer(self._at[name].setup.of_queries))
         self._method, self._asked = method, {}
         self.message = Message()
         start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._search, self.message)
         # Class vectors are whitened: without training photos there are none.
-        known = CLASS_AGGREGATIONS if stores.training is not None else ()
+        known = CLASS_AGGREGATIONS if collection.training is not None else ()
         wide = {"style": {"description_width": "110px"}}
         slow = {**wide, "continuous_update": False}
         self.aggregation = ipywidgets.Dropdown(
@@ -204,7 +200,7 @@ class SearchExplorer(Explorer):
             value=method.num_classes, min=1, max=64, description="Classes", **slow
         )
         self.layer = ipywidgets.Dropdown(
-            options=[self._layer, *stores.other_layers()], description="Layer", **wide
+            options=[layer, *collection.other_layers()], description="Layer", **wide
         )
         most = len(data.images)
         self.expansion = ipywidgets.IntSlider(
@@ -246,27 +242,15 @@ class SearchExplorer(Explorer):
             [show(self.search, self.view)[0] for show in (show_search, show_match)]
         )
 
-    def _open(self, layer: str) -> Retrieval:
-        if layer not in self._stores:
-            first = next(iter(self._stores.values()))
-            self._stores[layer] = first.at_layer(layer)
-        return self._stores[layer]
-
-    def _describer(self, layer: str) -> Describer:
-        if layer not in self._describers:
-            stores = self._stores[layer]
-            self._describers[layer] = Describer(
-                stores.require_maps().network, replace(stores.conf, classes=None)
-            )
-        return self._describers[layer]
-
     def _ask(self) -> Search:
         """The search of the photo, box and layer; the last few are kept."""
         layer, source, box = self.layer.value, self.panel.source, self.panel.box
         key = (layer, source.query.name, source.sha256, box)
         if key not in self._asked:
-            stores = self._open(layer)
-            self._asked[key] = ask(stores, source, box, lambda: self._describer(layer))
+            collection = self._at[layer]
+            self._asked[key] = ask(
+                collection, source, box, lambda: self._describers[layer]
+            )
             for old in list(self._asked)[:-8]:
                 del self._asked[old]
         return self._asked[key]
@@ -285,7 +269,7 @@ class SearchExplorer(Explorer):
             rerank=self.rerank.value,
         )
         search = self._ask()
-        (ranking,) = search.run(method).rankings.values()
+        (ranking,) = search.results[method].rankings.values()
         own = search.relevance(ranking[0]) == "query" and len(ranking) > 1
         self._show(search, SearchView(method, chosen or 1 + own))
 

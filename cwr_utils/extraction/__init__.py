@@ -1,0 +1,31 @@
+"""Data sets and a network to stores of vectors, and to maps of single photos.
+
+`conf.Setup` says how, and owns where they lie; `photos` and `queries` write stores,
+`describer` computes what is in them, `maps` serves what is not.
+"""
+
+from cwr_utils.extraction.conf import VECTOR_FACTS, Setup
+from cwr_utils.extraction.describer import MOST_TOP_CLASSES, Describer
+from cwr_utils.extraction.maps import ImageMaps
+from cwr_utils.extraction.photos import Shard, extract, extract_shard
+from cwr_utils.extraction.queries import (
+    describe_query,
+    extract_queries,
+    query_content,
+    query_contents,
+)
+
+__all__ = [
+    "MOST_TOP_CLASSES",
+    "VECTOR_FACTS",
+    "Describer",
+    "ImageMaps",
+    "Setup",
+    "Shard",
+    "describe_query",
+    "extract",
+    "extract_queries",
+    "extract_shard",
+    "query_content",
+    "query_contents",
+]

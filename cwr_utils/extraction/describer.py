@@ -1,0 +1,214 @@
+"""A photo, or a region of it, to the arrays of a store."""
+
+import threading
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from cwr_utils import pooling
+from cwr_utils.arrays import softmax
+from cwr_utils.backend import keras, ops
+from cwr_utils.extraction.conf import Setup
+from cwr_utils.images import (
+    Box,
+    Cells,
+    box_to_cells,
+    crop_image,
+    resize_image,
+    scale_image,
+)
+from cwr_utils.networks import compile_options, top_classes
+from cwr_utils.store import ArraySpec, Store
+
+MOST_TOP_CLASSES = 64
+
+
+class _Describe(keras.layers.Layer):
+    """CAMs and pooled vectors inside the graph: Eqs. 1-4 and the baselines."""
+
+    def __init__(self, setup: Setup):
+        # Sums over a large grid overflow float16, whatever the global policy is.
+        super().__init__(trainable=False, dtype="float32")
+        weights = setup.network.class_weights
+        self._weights = self.add_weight(
+            shape=weights.shape, initializer="zeros", name="class_weights"
+        )
+        self._weights.assign(weights)
+        self._classes, self._power = setup.classes, setup.power
+        self._flip, self._dtype = setup.protocol.flip_negative_cams, setup.dtype
+
+    def call(self, maps: dict) -> dict:
+        weights, chosen = self._weights, {}
+        if self._classes is not None:
+            top = ops.top_k(maps["logits"], self._classes)[1]
+            weights = ops.swapaxes(ops.take(ops.transpose(weights), top, axis=0), 1, 2)
+            chosen = {"top_classes": top}
+        cams = pooling.class_activation_maps(maps["cam_maps"], weights)
+        cams = pooling.normalize_cams(cams, self._flip)
+        described = pooling.describe(maps["features"], cams, power=self._power)
+        # As stored: half the bytes leave the device, and NumPy casts slowly.
+        chosen["class_vectors"] = ops.cast(described["class_vectors"], self._dtype)
+        return {**described, **chosen, "logits": maps["logits"]}
+
+
+class Describer:
+    """A network's graph from photos of one size to the arrays of the store.
+
+    One graph for each size that occurs, compiled at its first use and kept.
+    """
+
+    def __init__(self, setup: Setup):
+        """Nothing is compiled yet."""
+        self.setup = setup
+        self._maps_model = setup.network.maps_model(setup.layer)
+        self._describe = _Describe(setup)
+        self._graphs: dict[tuple[int, int], keras.Model] = {}
+        self._lock = threading.Lock()
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the feature grid for an input of (width, height) pixels."""
+        if size not in self._grids:
+            shapes = self._maps_model.compute_output_shape((1, size[1], size[0], 3))
+            self._grids[size] = tuple(shapes["features"][1:3])
+        return self._grids[size]
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Describe a batch of resized photos.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+
+        Returns:
+            The arrays of `pooling.describe`, class vectors in the type of the store,
+            and `logits` (B, C).
+        """
+        size = images.shape[1:3]
+        with self._lock:  # two passes may be the first ones of a size
+            if size not in self._graphs:
+                inputs = keras.Input((*size, 3), dtype="uint8")
+                graph = keras.Model(inputs, self._describe(self._maps_model(inputs)))
+                graph.compile(**compile_options())
+                self._graphs[size] = graph
+                return graph.predict_on_batch(images)  # which compiles
+        return self._graphs[size].predict_on_batch(images)
+
+    def describe_query(
+        self, photo: np.ndarray, box: Box | None
+    ) -> dict[str, np.ndarray]:
+        """Describe the query region of a photo (Sec. 3.3).
+
+        The classes come from a pass of their own over the cropped region (or see
+        `Protocol.query_classes`), features and CAMs from the full photo; CAMs are
+        normalised over the full photo and then cut.
+
+        Args:
+            photo: (height, width, 3) uint8 RGB, as decoded.
+            box: (x1, y1, x2, y2) in pixels of the photo, or None for all of it.
+
+        Returns:
+            As `__call__`, without the batch axis, all classes.
+        """
+        setup, network = self.setup, self.setup.network
+        resized = resize_image(photo, setup.policy)
+        maps = network.maps(resized[None], setup.layer)
+        cams = pooling.class_activation_maps(maps["cam_maps"], network.class_weights)
+        cams = pooling.normalize_cams(cams, setup.protocol.flip_negative_cams)
+        logits, cells = maps["logits"], None
+        if box is not None:
+            logits = self._query_logits(photo, box, maps["cam_maps"])
+            size = photo.shape[1], photo.shape[0]
+            grid = maps["features"].shape[2], maps["features"].shape[1]
+            cells = self.query_cells(box, size, grid)
+        described = pooling.describe(
+            maps["features"], cams, box=cells, power=setup.power
+        )
+        arrays = {k: ops.convert_to_numpy(v)[0] for k, v in described.items()}
+        return {**arrays, "logits": logits[0]}
+
+    def query_cells(
+        self, box: Box, size: tuple[int, int], grid: tuple[int, int]
+    ) -> Cells:
+        """Cells of a query box; see `scale_query_box`, `keep_partial_cells`.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels of the photo.
+            size: (width, height) of the photo.
+            grid: (width, height) of the feature grid.
+
+        Returns:
+            (x1, y1, x2, y2), exclusive end.
+        """
+        partial = self.setup.protocol.keep_partial_cells
+        if self.setup.protocol.scale_query_box:
+            return box_to_cells(box, size, grid, partial)
+        width, height = self.setup.policy.target_size(*size)
+        # What lies beyond the resized photo is cut off, as array slices do.
+        x1, y1, x2, y2 = box
+        box = min(x1, width - 1), min(y1, height - 1), min(x2, width), min(y2, height)
+        return box_to_cells(box, (width, height), grid, partial)
+
+    def _query_logits(self, photo: np.ndarray, box: Box, cam_maps) -> np.ndarray:
+        """(1, C) of the query region; see `Protocol.query_classes`."""
+        network = self.setup.network
+        if self.setup.protocol.query_classes != "same pass":
+            crop = self._crop(photo, box)
+            return network.maps(crop[None], self.setup.layer)["logits"]
+        _, rows, columns, _ = cam_maps.shape
+        size = photo.shape[1], photo.shape[0]
+        x1, y1, x2, y2 = self.query_cells(box, size, (columns, rows))
+        mean = cam_maps[:, y1:y2, x1:x2].mean(axis=(1, 2))
+        return mean @ network.class_weights + network.class_bias
+
+    def _crop(self, photo: np.ndarray, box: Box) -> np.ndarray:
+        """(h, w, 3) query region at the scale of the resized photo, or its own."""
+        crop = crop_image(photo, box)
+        height, width = crop.shape[:2]
+        least = self.setup.network.smallest_input
+        if self.setup.protocol.query_classes == "native crop":
+            sides = [max(least, side // 16 * 16) for side in (width, height)]
+            return cv2.resize(crop, sides, interpolation=cv2.INTER_AREA)
+        target = self.setup.policy.target_size(photo.shape[1], photo.shape[0])
+        scales = target[0] / photo.shape[1], target[1] / photo.shape[0]
+        if (width, height) == photo.shape[1::-1]:  # to the pixel the photo itself
+            return scale_image(crop, target)
+        sides = [
+            max(least, round(side * scale / 16) * 16)
+            for side, scale in zip((width, height), scales, strict=True)
+        ]
+        return scale_image(crop, (sides[0], sides[1]))
+
+
+def most_regions(grids: Iterable[tuple[int, int]]) -> int:
+    """R-MAC regions of the grid (H, W) that has the most."""
+    return max(len(pooling.rmac_regions(*grid)) for grid in grids)
+
+
+def array_specs(setup: Setup, regions: int) -> dict[str, ArraySpec]:
+    """Arrays of a store; `class_vectors`, the largest, is written last."""
+    classes, channels = len(setup.network.class_names), setup.channels
+    kept, dtype = setup.classes or classes, setup.dtype
+    top = setup.classes or min(classes, MOST_TOP_CLASSES)
+    return {
+        "top_classes": ArraySpec((top,), "int32"),
+        "probabilities": ArraySpec((classes,), "float32"),
+        "empty_cams": ArraySpec((), "int32"),
+        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), dtype),
+        "regions": ArraySpec((len(pooling.REGION_POOLINGS), regions, channels), dtype),
+        "class_vectors": ArraySpec((kept, channels), dtype, by_row=True),
+    }
+
+
+def finish(described: dict, store: Store) -> dict[str, np.ndarray]:
+    """Arrays of the store from those of the graph, R-MAC regions padded with zeros."""
+    logits = described["logits"]
+    arrays = {name: described[name] for name in described if name != "logits"}
+    arrays["probabilities"] = softmax(logits)
+    if "top_classes" not in arrays:
+        arrays["top_classes"] = top_classes(logits, store.shape("top_classes")[0])
+    padding = store.shape("regions")[1] - arrays["regions"].shape[2]
+    arrays["regions"] = np.pad(
+        arrays["regions"], ((0, 0), (0, 0), (0, padding), (0, 0))
+    )
+    return arrays

@@ -1,0 +1,86 @@
+"""The queries put to a collection, and what was computed for them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from cwr_utils.arrays import Kept
+from cwr_utils.datasets import Query
+from cwr_utils.extraction import ImageMaps
+from cwr_utils.reranking import HEAT_MAP_CLASSES, Match, RegionDescriber
+from cwr_utils.store import Store
+
+
+class Asked:
+    """Queries and their store.
+
+    Attributes:
+        queries: in the order of the store.
+        store: their class vectors, top classes and baselines.
+    """
+
+    def __init__(self, queries: Sequence[Query], store: Store):
+        """Hold the store; nothing is read yet."""
+        self.queries, self.store = tuple(queries), store
+        self._vectors = Kept(lambda n: store.read("class_vectors", [n])[0])
+        self._matches: dict[tuple, dict[str, Match]] = defaultdict(dict)
+
+    @cached_property
+    def top_classes(self) -> np.ndarray:
+        """(Q, n) each query's most probable classes, from its cropped region."""
+        return self.store.read("top_classes")
+
+    def classes(self, number: int, count: int) -> list[int]:
+        """The first `count` classes of a query.
+
+        Raises:
+            ValueError: if fewer are known.
+        """
+        known = self.top_classes[number].tolist()
+        return first_classes(known, count, "list of a query's top classes")
+
+    def vectors(self, number: int, classes: Sequence[int]) -> np.ndarray:
+        """(C, K) class vectors of a query."""
+        return self._vectors[number][list(classes)]
+
+    def match(
+        self,
+        number: int,
+        count: int,
+        images: Sequence[str],
+        maps: ImageMaps,
+        describer: RegionDescriber,
+    ) -> dict[str, Match]:
+        """Best regions of photos for a query; each is looked for only once.
+
+        Args:
+            number: of the query.
+            count: of its classes that describe a region.
+            images: names of the photos.
+            maps: of the photos.
+            describer: of their regions.
+        """
+        known = self._matches[describer.key, number, count]
+        new = [image for image in images if image not in known]
+        classes = self.classes(number, count)
+        query = describer.aggregator(self.vectors(number, classes))
+        # One class may describe a region, but two draw its boxes.
+        drawn = self.top_classes[number][: max(count, HEAT_MAP_CLASSES)].tolist()
+        found = describer.best(query, maps.many(new), drawn, count)
+        known.update(zip(new, found, strict=True))
+        return {image: known[image] for image in images}
+
+
+def first_classes(classes: list[int], count: int, what: str) -> list[int]:
+    """The head of a list of classes.
+
+    Raises:
+        ValueError: if it is not that long.
+    """
+    if count > len(classes):
+        raise ValueError(
+            f"{count} classes were asked for; the {what} has {len(classes)}."
+        )
+    return classes[:count]

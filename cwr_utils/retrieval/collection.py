@@ -1,0 +1,440 @@
+"""The stores of an experiment, opened: what its methods share."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from cwr_utils import evaluation, ranking
+from cwr_utils.datasets import Dataset, Query
+from cwr_utils.extraction import (
+    MOST_TOP_CLASSES,
+    VECTOR_FACTS,
+    ImageMaps,
+    query_content,
+)
+from cwr_utils.identity import digest
+from cwr_utils.protocol import Protocol
+from cwr_utils.reranking import Match, RegionDescriber
+from cwr_utils.retrieval.asked import Asked, first_classes
+from cwr_utils.retrieval.experiment import Experiment
+from cwr_utils.retrieval.method import Method, Result
+from cwr_utils.retrieval.space import Space, Spaces, Training, baseline
+from cwr_utils.store import Store
+from cwr_utils.whitening import Whitening, refuse_test_images
+
+
+class Collection:
+    """Photos that are searched, the queries put to them, and what was computed.
+
+    Attributes:
+        experiment: what was opened.
+        data: its photos, queries and ground truth.
+        setup: how they are described.
+        database: store of the photos.
+        asked: the queries and their store.
+        spaces: whitenings, and the descriptors of the database in each.
+        maps: feature and CAM maps of the photos, for re-ranking.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        database: Store,
+        queries: Store | Asked,
+        training: Store | Spaces | None,
+        maps: ImageMaps | None = None,
+    ):
+        """Hold stores, and check that they are those of the experiment.
+
+        Args:
+            experiment: what they must be of.
+            database: store of the photos.
+            queries: store of the queries, or what is known of them already.
+            training: store of the photos that whitening is fitted on, or what is fitted
+                already; None allows only methods without whitening. The store may keep
+                fewer classes or, at the user's own risk, be of another size.
+            maps: of the photos; those of the setup if None.
+
+        Raises:
+            StoreError: if a store is incomplete, or not of these photos, queries and
+                settings; names the difference.
+            ValueError: if training images are not in `training`.
+            WhiteningError: if training photos are in the database or are queries.
+        """
+        self.experiment, self.data = experiment, experiment.data
+        self.setup, hashes = experiment.setup, self.data.hashes()
+        photos = {name: hashes[name] for name in self.data.images}
+        facts = self.setup.photo_facts(self.data)
+        self.database = database.require(facts, photos).require_complete()
+        if not isinstance(queries, Asked):
+            queries = self._open_queries(self.data, queries)
+        self.asked = queries
+        self.maps = maps or ImageMaps(self.data, self.setup)
+        self._row = {name: row for row, name in enumerate(self.data.images)}
+        if not isinstance(training, Spaces):
+            training = Spaces(self.database, self._open_training(training))
+        self.spaces = training
+
+    @classmethod
+    def open(cls, experiment: Experiment) -> "Collection":
+        """Open the stores that an extraction of the experiment has written.
+
+        Raises:
+            StoreError: if one is missing, incomplete or of something else; run the
+                extraction first.
+        """
+        setup, data = experiment.setup, experiment.data
+        training = None
+        if experiment.training is not None:
+            training = Store.open(setup.photos_path(experiment.training))
+        database = Store.open(setup.photos_path(data))
+        return cls(experiment, database, Store.open(setup.queries_path(data)), training)
+
+    def _open_queries(self, data: Dataset, queries: Store) -> Asked:
+        contents = {}
+        for query in data.queries:
+            content = self.database.hashes.get(query.image)
+            if content is None and query.image in data.paths:
+                content = data.sha256(query.image)
+            # A photo that is nowhere on the disk is known by its description alone.
+            content = content or queries.hashes.get(query.name, "").split(" ")[0]
+            contents[query.name] = query_content(query, content)
+        queries.require(self.setup.query_facts(), contents).require_complete()
+        return Asked(data.queries, queries)
+
+    def _open_training(self, store: Store | None) -> Training | None:
+        experiment = self.experiment
+        if store is None or experiment.training is None:
+            return None
+        hashes, facts = experiment.training.hashes(), self.setup.facts
+        store.require(
+            {name: facts[name] for name in VECTOR_FACTS},
+            {name: hashes[name] for name in experiment.training.images},
+        )
+        training = Training.choose(
+            store, experiment.training.name, experiment.training_images
+        )
+        under_test = [entry.split()[0] for entry in self.asked.store.hashes.values()]
+        refuse_test_images(
+            training.hashes,
+            [*self.database.hashes.values(), *under_test],
+            experiment.i_know_this_fits_whitening_on_the_test_set,
+        )
+        return training
+
+    def ask(self, queries: Sequence[Query], described: Store) -> "Collection":
+        """Put other queries to the same database; what was computed for it is shared.
+
+        Args:
+            queries: those to run.
+            described: their store.
+
+        Raises:
+            StoreError: if the store is of other queries or settings.
+        """
+        data = replace(self.data, queries=tuple(queries))
+        return Collection(
+            replace(self.experiment, data=data),
+            self.database,
+            self._open_queries(data, described),
+            self.spaces,
+            self.maps,
+        )
+
+    def under(self, protocol: Protocol) -> "Collection":
+        """The same under all flags of a protocol; what they leave as it is is shared.
+
+        Raises:
+            StoreError: if photos or queries were not described under these flags.
+        """
+        experiment, data = self.experiment.under(protocol), self.data
+        setup = experiment.setup
+        if setup.photo_facts(data) != self.setup.photo_facts(data):
+            return Collection.open(experiment)
+        asked: Asked | Store = self.asked
+        if setup.query_facts() != self.setup.query_facts():
+            asked = Store.open(setup.queries_path(data))
+        maps = self.maps.under(setup)
+        return Collection(experiment, self.database, asked, self.spaces, maps)
+
+    def at_layer(self, layer: str) -> "Collection":
+        """The same with the stores of another layer.
+
+        Raises:
+            StoreError: if they are missing or incomplete.
+        """
+        return Collection.open(self.experiment.at_layer(layer))
+
+    def other_layers(self) -> list[str]:
+        """Layers whose stores are there too, made with otherwise equal settings."""
+        found = []
+        for layer in self.setup.network.feature_layers():
+            try:
+                setup = self.experiment.at_layer(layer.name).setup
+            except ValueError:  # it cannot be pooled with this power
+                continue
+            parts = filter(None, (self.data, self.experiment.training))
+            paths = [setup.queries_path(self.data), *map(setup.photos_path, parts)]
+            if layer.name != self.setup.layer and all(map(Store.is_complete, paths)):
+                found.append(layer.name)
+        return found
+
+    def row_of(self, image: str) -> int:
+        """Row of a photo in the database."""
+        return self._row[image]
+
+    @property
+    def queries(self) -> Store:
+        """The store of the queries."""
+        return self.asked.store
+
+    @property
+    def training(self) -> Training | None:
+        """The photos that whitening is fitted on."""
+        return self.spaces.training
+
+    @property
+    def source(self) -> str:
+        """What tables call these photos; "" if there are none."""
+        return self.training.source if self.training else ""
+
+    @property
+    def top_classes(self) -> np.ndarray:
+        """(Q, n) each query's most probable classes, from its cropped region."""
+        return self.asked.top_classes
+
+    @cached_property
+    def theme(self) -> list[int]:
+        """The fixed class list of theme aggregation, most frequent first."""
+        if self.experiment.theme is not None:
+            return list(self.experiment.theme)
+        return self.spaces.require_training().theme(MOST_TOP_CLASSES)
+
+    def whitening(self, method: Method) -> Whitening | None:
+        """The whitening a method uses, fitted once; None if it uses none.
+
+        Raises:
+            WhiteningError: if the training photos cannot support the dimensions.
+        """
+        return self.spaces.fitted(method)
+
+    def supported(self, method: Method) -> Method:
+        """See `Spaces.supported`."""
+        return self.spaces.supported(method)
+
+    def space(self, method: Method) -> Space:
+        """The descriptors of a class aggregation."""
+        return self.spaces.of(method, self.setup.protocol.repeat_previous_class)
+
+    def classes(self, method: Method, query: int) -> list[int]:
+        """The classes that describe a query."""
+        if method.aggregation == "theme":
+            return first_classes(self.theme, method.num_classes, "theme list")
+        return self.asked.classes(query, method.num_classes)
+
+    def regions(self, method: Method) -> RegionDescriber:
+        """What describes regions of photos for a method, when it re-ranks."""
+        return RegionDescriber(
+            self.setup.network.class_weights,
+            self.space(method).aggregator,
+            self.setup.power,
+            self.setup.protocol,
+        )
+
+    def offline_curve(self, method: Method, num_classes: Sequence[int]) -> None:
+        """Describe the database offline for several N_C in one pass over the store."""
+        self.space(method).offline(num_classes)
+
+    def describe(self, method: Method, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """Descriptors of one query and of the database for it.
+
+        Args:
+            method: the setting.
+            query: number of the query.
+
+        Returns:
+            (D,) and (N, D), l2-normalised; the latter is shared, not a copy.
+        """
+        return next(self._describe(method, [query]))
+
+    def _describe(
+        self, method: Method, queries: Sequence[int]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`describe` for several queries; classes that many have cost less."""
+        if not method.by_class:
+            name, fitted = method.aggregation, self.whitening(method)
+            database = baseline(self.database, name, fitted)
+            vectors = baseline(self.queries, name, fitted)
+            yield from ((vectors[query], database) for query in queries)
+            return
+        space = self.space(method)
+        lists = [self.classes(method, query) for query in queries]
+        if method.aggregation == "online":
+            described = space.online(lists)
+        elif method.aggregation == "theme":
+            described = (space.by_list(classes) for classes in lists)
+        else:
+            offline = space.offline([method.num_classes])
+            described = (offline[method.num_classes] for _ in lists)
+        for query, classes, database in zip(queries, lists, described, strict=True):
+            yield space.aggregator(self.asked.vectors(query, classes)), database
+
+    def match_region(self, method: Method, query: int, image: str) -> Match:
+        """Best CAM-box region of a photo for a query."""
+        return self._match(method, query, [image])[image]
+
+    def _match(
+        self, method: Method, query: int, images: Sequence[str]
+    ) -> dict[str, Match]:
+        describer, count = self.regions(method), method.rerank_classes
+        return self.asked.match(query, count, images, self.maps, describer)
+
+    def run(self, method: Method) -> Result:
+        """Rank the database for every query."""
+        rankings, scores, matches = {}, {}, {}
+        queries = self.data.queries
+        progress = tqdm(
+            queries,
+            desc=method.label,
+            leave=False,
+            disable=not method.rerank or len(queries) < 2,
+        )
+        described = self._describe(method, range(len(queries)))
+        moves, index = self.setup.protocol.rerank_moves_index, None
+        for number, (query, (vector, descriptors)) in enumerate(
+            zip(progress, described, strict=True)
+        ):
+            # Under "run" all queries share one index, except online, where each has
+            # descriptors of its own.
+            if index is None or moves != "run" or method.aggregation == "online":
+                changes = method.rerank and moves != "no"
+                index = descriptors.copy() if changes else descriptors
+            order, found, matched = self._search(method, number, vector, index)
+            rankings[query.name] = [self.data.images[row] for row in order]
+            scores[query.name] = found[order]
+            matches[query.name] = matched
+        return Result(method, rankings, scores, matches)
+
+    def _search(
+        self, method: Method, number: int, vector: np.ndarray, index: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Match]]:
+        """Rows, best first, scores by row, and matches, of one query.
+
+        Args:
+            method: the setting.
+            number: of the query.
+            vector: (D,) its descriptor.
+            index: (N, D); rows of re-ranked photos are changed where the protocol
+                says so.
+        """
+        protocol = self.setup.protocol
+        scores = ranking.similarities(vector[None], index)[0]
+        own = self._row.get(self.data.queries[number].image)
+        if protocol.query_replaces_own_row and own is not None:
+            scores[own] = 1.0
+        # An expanded query searches anew: until then only the head is needed.
+        head = max(method.rerank, method.query_expansion)
+        order = ranking.order(scores, head if method.query_expansion else None)
+        matched = {}
+        if method.rerank:
+            top = order[: method.rerank]
+            names = [self.data.images[row] for row in top]
+            matched = self._match(method, number, names)
+            scores = scores.copy()
+            scores[top] = [matched[name].score for name in names]
+            best = top[ranking.order(scores[top])]
+            order = np.concatenate([best, order[method.rerank :]])
+            if protocol.rerank_moves_index != "no":
+                index[top] = [matched[name].descriptor for name in names]
+        if method.query_expansion:
+            vector = ranking.expand_query(
+                vector, index, order, method.query_expansion, protocol.expand_with_query
+            )
+            scores = ranking.similarities(vector[None], index)[0]
+            order = ranking.order(scores)
+        return order, scores, matched
+
+    def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
+        """Per-query table of `evaluation.evaluate`.
+
+        Args:
+            result: from `run`.
+            self_match: whether a query's own photo counts; None is what the ground
+                truth says, for each query.
+        """
+        return evaluation.evaluate(result.rankings, self.data.queries, self_match)
+
+    def compare(
+        self, methods: Iterable[Method]
+    ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Result]]:
+        """Run methods, with a progress bar.
+
+        Returns:
+            One row a method (see `row`); one row a query and method; the results by
+            `Method.slug`.
+        """
+        rows, tables, results = [], [], {}
+        for method in tqdm(list(methods), desc="methods"):
+            result = self.run(method)
+            results[method.slug] = result
+            rows.append(self.row(result))
+            table = self.evaluate(result)
+            table.insert(0, "method", method.label)
+            table.insert(1, "slug", method.slug)
+            tables.append(table)
+        return pd.DataFrame(rows), pd.concat(tables, ignore_index=True), results
+
+    def row(self, result: Result) -> dict:
+        """One row of a table of methods; mAP with the 95 % interval over landmarks.
+
+        Its `identity` is a digest of all that its numbers depend on, `setting` that of
+        all but the method: rows of one setting may stand side by side.
+        """
+        method, facts = result.method, self.experiment.facts
+        used = self.whitening(method)
+        # Revisited queries are not in the database: nothing of theirs could count.
+        inside = all(query.image in self._row for query in self.data.queries)
+        rule, own, others = (
+            self.evaluate(result, rule) for rule in (None, inside, False)
+        )
+        mean = evaluation.mean_average_precision
+        interval = evaluation.bootstrap(rule["ap"], rule["landmark"])
+        return {
+            "method": method.label,
+            "mAP": mean(rule),
+            "mAP_low": interval.low,
+            "mAP_high": interval.high,
+            "mAP_with_self": mean(own),
+            "mAP_without_self": mean(others),
+            **asdict(method),
+            "slug": method.slug,
+            **{name: facts[name] for name in _ROW_FACTS},
+            "protocol": self.setup.protocol.name,
+            "whitening": used.source if used else "",
+            "whitening_vectors": used.vectors if used else 0,
+            "queries": len(self.data.queries),
+            "landmarks": interval.groups,
+            "images": len(self.data.images),
+            "dataset": self.data.name,
+            "note": self.data.note,
+            "setting": digest(facts),
+            "identity": digest({**facts, **asdict(method)}),
+        }
+
+
+# Facts that a row shows, so that a difference can be named.
+_ROW_FACTS = (
+    "network",
+    "weights_sha256",
+    "precision",
+    "layer",
+    "resize",
+    "power",
+    "package_version",
+    "dataset_sha256",
+    "training_sha256",
+)

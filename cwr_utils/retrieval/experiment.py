@@ -1,0 +1,67 @@
+"""A search problem, named before anything is opened: what, and how."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cwr_utils.datasets import Dataset
+from cwr_utils.extraction import Setup, extract, extract_queries
+from cwr_utils.identity import digest
+from cwr_utils.protocol import Protocol
+from cwr_utils.store import Store
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is searched, what whitening is fitted on, and how both are described.
+
+    Attributes:
+        data: the photos, queries and ground truth.
+        training: photos to fit the whitening on; None allows only methods without.
+        setup: how photos are described.
+        training_images: names in `training` to fit on; all if None.
+        theme: fixed class list; the most frequent top classes of the training photos
+            if None.
+        i_know_this_fits_whitening_on_the_test_set: allow training photos that are
+            searched, distractors among them.
+    """
+
+    data: Dataset
+    training: Dataset | None
+    setup: Setup
+    training_images: Sequence[str] | None = None
+    theme: Sequence[int] | None = None
+    i_know_this_fits_whitening_on_the_test_set: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that the numbers of a run depend on, besides its method."""
+        fitted_on = ""
+        if self.training is not None:
+            hashes = self.training.hashes()
+            names = self.training_images or self.training.images
+            fitted_on = digest({"photos": [hashes[name] for name in names]})
+        return {
+            **self.setup.facts,
+            "dataset_sha256": self.data.checksum(),
+            "training_sha256": fitted_on,
+            "theme": self.theme and list(self.theme),
+        }
+
+    def under(self, protocol: Protocol) -> "Experiment":
+        """The same with all flags of a protocol, `resize` included."""
+        setup = replace(self.setup, protocol=protocol, resize=protocol.resize)
+        return replace(self, setup=setup)
+
+    def at_layer(self, layer: str) -> "Experiment":
+        """The same with another pooled layer."""
+        return replace(self, setup=replace(self.setup, layer=layer))
+
+    def extract(self) -> None:
+        """Describe what is not described yet: photos, queries, training photos."""
+        setup = self.setup
+        for part in filter(None, (self.data, self.training)):
+            if not Store.is_complete(setup.photos_path(part)):
+                extract(part, setup)
+        if not Store.is_complete(setup.queries_path(self.data)):
+            extract_queries(self.data, setup)

@@ -1,0 +1,167 @@
+"""A setting of the experiment: how to describe, rank and re-rank, and what it found."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
+from cwr_utils.reranking import Match
+
+CLASS_AGGREGATIONS = ("offline", "online", "theme")
+REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
+AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
+
+_NAMES = {
+    "sum": "Raw features",
+    "channel_weighted": "Raw + channel weights",
+    "max": "MAC",
+    "gem": "GeM",
+    "crow": "CroW",
+    "rmac_max": "R-MAC",
+    "rmac_gem": "R-MAC, GeM regions",
+    "rmac_mean": "R-MAC, mean regions",
+    "offline": "OfA",
+    "online": "OnA",
+    "theme": "Theme list",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to describe, rank and re-rank.
+
+    Attributes:
+        aggregation: one of `AGGREGATIONS`.
+        num_classes: N_C, classes a descriptor (class aggregations only).
+        num_whitening_classes: N_pca, top class vectors of each whitening photo.
+        dimensions: D after PCA-whitening; 0 ranks without whitening.
+        query_expansion: images averaged into the expanded query; 0 is none.
+        rerank: R, images re-ranked by CAM boxes; 0 is none.
+        rerank_classes: classes that describe a region.
+    """
+
+    aggregation: str = "online"
+    num_classes: int = 8
+    num_whitening_classes: int = 16
+    dimensions: int = 512
+    query_expansion: int = 0
+    rerank: int = 0
+    rerank_classes: int = 6
+
+    def __post_init__(self):
+        """Check the values.
+
+        Raises:
+            ValueError: if the aggregation is unknown, a number negative, or a class
+                method is asked to do without whitening.
+        """
+        if self.aggregation not in AGGREGATIONS:
+            raise ValueError(
+                f"`aggregation` must be one of {', '.join(AGGREGATIONS)}; "
+                f"got {self.aggregation!r}."
+            )
+        for name, value in asdict(self).items():
+            least = 1 if "classes" in name else 0
+            if name != "aggregation" and value < least:
+                raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+        if self.by_class and not self.dimensions:
+            raise ValueError(
+                "Class vectors are whitened: `dimensions` must be above 0."
+            )
+        if self.rerank and not self.by_class:
+            raise ValueError(
+                "Re-ranking describes regions by class vectors: it needs one of the "
+                f"aggregations {', '.join(CLASS_AGGREGATIONS)}."
+            )
+
+    @property
+    def by_class(self) -> bool:
+        """Whether descriptors are sums of class vectors."""
+        return self.aggregation in CLASS_AGGREGATIONS
+
+    @property
+    def trained_on(self) -> tuple[str, int]:
+        """Kind of the vectors that its whitening is fitted on, and N_pca."""
+        if self.by_class:
+            return "class", self.num_whitening_classes
+        return self.aggregation, 0
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it."""
+        text = _NAMES[self.aggregation]
+        if self.aggregation == "sum" and self.dimensions:
+            text = "Raw"  # "Raw + PCA", as in Table 1a
+        if self.by_class:
+            plural = "es" if self.num_classes > 1 else ""
+            text += f", {self.num_classes} class{plural}"
+        elif self.dimensions:
+            text += " + PCA"
+        if self.rerank:
+            text += f" + R{self.rerank}"
+        if self.query_expansion:
+            text += f" + QE{self.query_expansion}"
+        return text
+
+    @property
+    def slug(self) -> str:
+        """File-safe name with every setting that matters."""
+        parts = [self.aggregation]
+        if self.by_class:
+            parts += [f"nc{self.num_classes}", f"npca{self.num_whitening_classes}"]
+        parts.append(f"d{self.dimensions}" if self.dimensions else "raw")
+        if self.rerank:
+            parts.append(f"r{self.rerank}c{self.rerank_classes}")
+        if self.query_expansion:
+            parts.append(f"qe{self.query_expansion}")
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method found.
+
+    Attributes:
+        method: the setting.
+        rankings: query name -> all image names, best first.
+        scores: query name -> their scores, in that order; re-ranked images carry the
+            score of their best region.
+        matches: query name -> image name -> best region (re-ranking only).
+    """
+
+    method: Method
+    rankings: dict[str, list[str]]
+    scores: dict[str, np.ndarray]
+    matches: dict[str, dict[str, Match]]
+
+
+def ladder(
+    whitening_photos: int,
+    dimensions: int = 512,
+    num_classes: Sequence[int] = (1, 8),
+    num_whitening_classes: int = 16,
+) -> list[Method]:
+    """The methods of Table 1a and 2a, from raw features to online aggregation.
+
+    Args:
+        whitening_photos: photos that whitening is fitted on. A global pooling gives
+            one vector a photo, so its dimensions are held to half of that number.
+        dimensions: D of regional and class vectors.
+        num_classes: values of N_C.
+        num_whitening_classes: N_pca.
+
+    Returns:
+        Methods, simple ones first.
+    """
+    few = max(1, min(dimensions, whitening_photos // 2))
+    methods = []
+    for name in GLOBAL_POOLINGS:
+        methods += [Method(name, dimensions=0), Method(name, dimensions=few)]
+    methods += [Method(name, dimensions=dimensions) for name in REGION_AGGREGATIONS]
+    methods += [
+        Method(name, count, num_whitening_classes, dimensions)
+        for name in CLASS_AGGREGATIONS
+        for count in num_classes
+    ]
+    return methods

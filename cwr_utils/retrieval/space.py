@@ -1,0 +1,191 @@
+"""Whitenings of the training photos, and the database's descriptors in each of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cwr_utils import aggregation, whitening
+from cwr_utils.aggregation import Aggregator, OnlineIndex
+from cwr_utils.arrays import Kept, l2_normalize
+from cwr_utils.pooling import GLOBAL_POOLINGS
+from cwr_utils.retrieval.method import REGION_AGGREGATIONS, Method
+from cwr_utils.store import Store
+from cwr_utils.whitening import Whitening, WhiteningError
+
+# Classes of a photo that count towards the theme list (Fig. 5 uses queries' top 64).
+THEME_TOP_CLASSES = 64
+
+
+def pooled(
+    store: Store, name: str, rows: slice | np.ndarray = slice(None)
+) -> np.ndarray:
+    """(n, K) vectors of a global pooling, or (n, R, K) of the regions of R-MAC."""
+    if name in REGION_AGGREGATIONS:
+        return store.read("regions", rows)[:, REGION_AGGREGATIONS.index(name)]
+    return store.read("globals", rows)[:, GLOBAL_POOLINGS.index(name)]
+
+
+def baseline(store: Store, name: str, fitted: Whitening | None) -> np.ndarray:
+    """(n, D) descriptors without classes, (n, K) without whitening."""
+    vectors = pooled(store, name)
+    if name in REGION_AGGREGATIONS:
+        return aggregation.regions(vectors, fitted)
+    return fitted(vectors) if fitted else l2_normalize(vectors)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """The photos that whitening is fitted on.
+
+    Attributes:
+        store: with them, and perhaps with others.
+        rows: which of its images they are.
+        source: what tables call them.
+    """
+
+    store: Store
+    rows: np.ndarray
+    source: str
+
+    @classmethod
+    def choose(
+        cls, store: Store, source: str, images: Sequence[str] | None
+    ) -> "Training":
+        """The photos of a store, or those of some names.
+
+        Raises:
+            ValueError: if a name is not in the store.
+        """
+        chosen = set(store.names if images is None else images)
+        rows = [row for row, name in enumerate(store.names) if name in chosen]
+        if len(rows) < len(chosen):
+            raise ValueError(
+                f"{len(chosen) - len(rows)} of the `training_images` are not in "
+                f"{store.path}."
+            )
+        if images is not None:
+            source += f" ({len(rows)} of {len(store)} photos)"
+        return cls(store.require_complete(), np.array(rows, int), source)
+
+    @property
+    def hashes(self) -> list[str]:
+        """SHA-256 of each photo."""
+        return [self.store.hashes[self.store.names[row]] for row in self.rows]
+
+    def theme(self, length: int) -> list[int]:
+        """The most frequent of the photos' top classes."""
+        top = self.store.read("top_classes", self.rows)[:, :THEME_TOP_CLASSES]
+        return aggregation.theme_classes(top, length)
+
+    def fit(self, kind: str, per_photo: int) -> Whitening:
+        """The whitening with every axis that the vectors support.
+
+        Args:
+            kind: "class", or a global or regional pooling; see `Method.trained_on`.
+            per_photo: N_pca, of "class".
+        """
+        if kind == "class":
+            blocks = self.store.iter_top_class_vectors(per_photo)
+            vectors = np.concatenate([block for _, block in blocks])[self.rows]
+        else:
+            vectors = pooled(self.store, kind, self.rows)
+        return whitening.fit(vectors.reshape(-1, vectors.shape[-1]), self.source)
+
+
+class Spaces:
+    """Whitenings fitted on the training photos; each is fitted once.
+
+    Attributes:
+        database: store of the photos that are searched.
+        training: the photos to fit on, or None.
+    """
+
+    def __init__(self, database: Store, training: Training | None):
+        """Nothing is fitted yet."""
+        self.database, self.training = database, training
+        self._fits = Kept(lambda vectors: self.require_training().fit(*vectors))
+        self._kept = Kept(lambda key: self._fits[key[0]].keep(key[1]))
+        self._spaces = Kept(lambda key: Space(self, self._kept[key[:2]], key[2]))
+        self._index: OnlineIndex | None = None
+
+    def require_training(self) -> Training:
+        """The photos to fit on.
+
+        Raises:
+            WhiteningError: if there are none.
+        """
+        if self.training is None:
+            raise WhiteningError(
+                "This method needs whitening, and no training photos were given: name "
+                "another data set to fit it on."
+            )
+        return self.training
+
+    def fitted(self, method: Method) -> Whitening | None:
+        """The whitening of a method; None if it has none.
+
+        Raises:
+            WhiteningError: if the training photos cannot support the dimensions.
+        """
+        if not method.dimensions:
+            return None
+        return self._kept[method.trained_on, method.dimensions]
+
+    def supported(self, method: Method) -> Method:
+        """A method with D lowered to half of its whitening vectors if it is above that.
+
+        n vectors support n - 1 dimensions, but the last ones are mostly noise: with
+        N_pca = 1 a small whitening set gives little more than nothing for D = 512.
+        """
+        if not method.dimensions:
+            return method
+        fitted = self._fits[method.trained_on]
+        most = max(1, min(fitted.vectors // 2, fitted.dimensions))
+        return replace(method, dimensions=min(method.dimensions, most))
+
+    def of(self, method: Method, repeat_empty: bool) -> "Space":
+        """The descriptors of a class aggregation.
+
+        Args:
+            method: whose whitening it is.
+            repeat_empty: see `Protocol.repeat_previous_class`.
+        """
+        return self._spaces[method.trained_on, method.dimensions, repeat_empty]
+
+    def online_index(self, fitted: Whitening) -> OnlineIndex:
+        """The index of a whitening; one at a time, as it holds vectors in memory."""
+        if self._index is None or self._index.whitening is not fitted:
+            self._index = OnlineIndex(self.database, fitted)
+        return self._index
+
+
+class Space:
+    """Descriptors by class vectors that are whitened in one way.
+
+    Attributes:
+        aggregator: from the class vectors of a photo or region to a descriptor.
+    """
+
+    def __init__(self, spaces: Spaces, fitted: Whitening, repeat_empty: bool):
+        """Nothing is computed yet."""
+        self.aggregator = Aggregator(fitted, repeat_empty)
+        self._spaces = spaces
+        self._offline: dict[int, np.ndarray] = {}
+        self._by_list = Kept(lambda classes: next(self.online([classes])))
+
+    def offline(self, counts: Sequence[int]) -> dict[int, np.ndarray]:
+        """N_C -> (N, D), each photo by its own classes; one pass over the store."""
+        if new := sorted(set(counts) - self._offline.keys()):
+            store, (fitted, repeat) = self._spaces.database, self.aggregator
+            self._offline |= aggregation.offline(store, fitted, new, repeat)
+        return self._offline
+
+    def online(self, lists: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """(N, D) by each of several lists of classes."""
+        fitted, repeat = self.aggregator
+        return self._spaces.online_index(fitted).many(lists, repeat)
+
+    def by_list(self, classes: Sequence[int]) -> np.ndarray:
+        """(N, D) by one list of classes that all queries share."""
+        return self._by_list[tuple(classes)]
