@@ -3,31 +3,31 @@
 The points where the code, read line by line beside the paper, disagrees with it or with
 itself. Those with a flag, or two, are switched by it; the rest are settled as said.
 
-    E1     The network: its weights come from a convolution in two groups, and the
-           code has one without; the importer of the .caffemodel spreads them out.
-    E2     CAMs are resized to the features' grid in the paper. In VGG-16-CAM both
-           grids are the same, here any two will do.
-    E3     Fixed 1024x720 in the code, "at least 720, aspect kept" in the paper; the
-           code turns squares one way when it extracts, the other way when it re-ranks.
-    E4     The photos of queries are indexed with stretched contrast, others are not.
-    E5     Blue loses the mean of red, and red that of blue.
-    E6     The code for PyTorch depends on a version's scaling of pixels; not followed.
-    E7     A CAM without positive value is turned upside down.
-    E8     Classes of a query: from a pass over the crop; one pass in the text.
-    E9     The query box is in pixels of the photo, not of what the network saw, and
-           cells that it covers in part are lost at the end.
-    E10    "Raw + CroW" has CroW's channel weights only, and an unused channel weighs 0.
-    E11    A class without positive cell in a region divides zero by zero: zeros here.
-    E12    Such a class then becomes the one before it. Whitening has no shrinkage.
-    E13    Whiten, normalise, sum, normalise: code and paper agree.
-    E14    The query's descriptor takes the place of its own photo in the search.
-    E15    Expansion sums photos of the database, without the query.
-    E16    The fifth box is drawn and never scored; elements are measured by their
-           contour; a photo without a box of five cells is thrown to the end.
-    E17    Descriptors of re-ranked regions stay in the index for later queries.
-    E18    mAP by the official program, called for each query; here in NumPy.
-    E19    Parameters: those of the sweeps in notebooks/sweeps.
-    E20    Parts of the published code that do not run; nothing of it is used.
+  E1.  The network: its weights come from a convolution in two groups, and the
+       code has one without; the importer of the .caffemodel spreads them out.
+  E2.  CAMs are resized to the features' grid in the paper. In VGG-16-CAM both
+       grids are the same, here any two will do.
+  E3.  Fixed 1024x720 in the code, "at least 720, aspect kept" in the paper; the
+       code turns squares one way when it extracts, the other way when it re-ranks.
+  E4.  The photos of queries are indexed with stretched contrast, others are not.
+  E5.  Blue loses the mean of red, and red that of blue.
+  E6.  The code for PyTorch depends on a version's scaling of pixels; not followed.
+  E7.  A CAM without positive value is turned upside down.
+  E8.  Classes of a query: from a pass over the crop; one pass in the text.
+  E9.  The query box is in pixels of the photo, not of what the network saw, and
+       cells that it covers in part are lost at the end.
+  E10. "Raw + CroW" has CroW's channel weights only, and an unused channel weighs 0.
+  E11. A class without positive cell in a region divides zero by zero: zeros here.
+  E12. Such a class then becomes the one before it. Whitening has no shrinkage.
+  E13. Whiten, normalise, sum, normalise: code and paper agree.
+  E14. The query's descriptor takes the place of its own photo in the search.
+  E15. Expansion sums photos of the database, without the query.
+  E16. The fifth box is drawn and never scored; elements are measured by their
+       contour; a photo without a box of five cells is thrown to the end.
+  E17. Descriptors of re-ranked regions stay in the index for later queries.
+  E18. mAP by the official program, called for each query; here in NumPy.
+  E19. Parameters: those of the sweeps in notebooks/sweeps.
+  E20. Parts of the published code that do not run; nothing of it is used.
 
 `table` gives those with a flag as rows:
 

@@ -6,14 +6,14 @@ import signal
 import pytest
 import tiny
 
-from cwr_utils.extraction import ExtractionConf, extract
+from cwr_utils.extraction import extract
 from cwr_utils.store import Store
 
 distributed = pytest.importorskip(
     "distributed", reason="the `cluster` extra is not installed"
 )
 
-CONF = ExtractionConf(resize=tiny.RESIZE)
+SETUP = tiny.setup()
 
 
 def files(store):
@@ -23,9 +23,9 @@ def files(store):
 
 
 def test_a_killed_worker_leaves_no_trace(tmp_path):
-    data, network = tiny.dataset(tmp_path / "photos", distractors=18), tiny.network()
+    data = tiny.dataset(tmp_path / "photos", distractors=18)
     options = {"batch": 1, "block": 1}
-    alone = extract(data, network, tmp_path / "alone", CONF, **options)
+    alone = extract(data, SETUP, tmp_path / "alone", **options)
     path, killed, written = tmp_path / "dask", [], []
     with (
         distributed.LocalCluster(
@@ -47,7 +47,7 @@ def test_a_killed_worker_leaves_no_trace(tmp_path):
 
         with client.get_executor() as executor:
             together = extract(
-                data, network, path, CONF, **options, executor=executor, on_block=kill
+                data, SETUP, path, **options, executor=executor, on_block=kill
             )
     assert len(killed) == 1
     assert sorted(written) == list(range(len(data.images)))

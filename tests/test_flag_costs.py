@@ -8,34 +8,29 @@ import pytest
 import tiny
 
 from cwr_utils import extraction, flag_costs, protocol
-from cwr_utils.extraction import ExtractionConf, ImageMaps
-from cwr_utils.flag_costs import Run, at_scale, measure, methods
+from cwr_utils.extraction import ImageMaps
+from cwr_utils.flag_costs import at_scale, measure, methods, under
 from cwr_utils.protocol import FLAGS, PRESETS
-from cwr_utils.retrieval import Method, open_retrieval
+from cwr_utils.retrieval import Collection, Experiment, Method
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
-CONF = ExtractionConf(resize="96x72")
+SIZE = "96x72"
 METHODS = methods(Method("online", 3, 3, 12, rerank_classes=3), 6, 2)
 DATABASE = ["resize", "stretch_query_images", "flip_negative_cams"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
+    with tiny.compile_once():
         yield
 
 
-def describe(data, others, cache, conf, **options):
+def describe(data, others, cache, resize=SIZE, **flags):
     """Extract all stores and open them."""
-    network = tiny.network()
-    for part in (data, others):
-        path = extraction.store_path(cache, part, network, conf)
-        extraction.extract(part, network, path / "database", conf)
-    path = extraction.store_path(cache, data, network, conf)
-    folder = path / extraction.query_folder(conf)
-    extraction.extract_queries(data, network, folder, conf)
-    return open_retrieval(data, others, network, conf, cache, **options)
+    setup = tiny.setup(cache, resize=resize, **flags)
+    experiment = Experiment(data, others, setup)
+    experiment.extract()
+    return Collection.open(experiment)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +45,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(parts, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    return Run(describe(*parts, cache, CONF), parts[1], CONF, cache)
+    return describe(*parts, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +59,7 @@ def gains(table, flag):
 
 def test_the_first_row_is_the_run_and_all_flags_and_presets_follow(table, run):
     assert list(table.index) == ["mAP of this run", *FLAGS, "paper", "authors_code"]
-    first = [run.stores.row(run.stores.run(method))["mAP"] for method in METHODS]
+    first = [run.row(run.run(method))["mAP"] for method in METHODS]
     np.testing.assert_allclose(gains(table, "mAP of this run"), first)
     assert table.loc["rerank_largest", ["point", "here", "switched to"]].tolist() == [
         *("E16", "cells", "contour")
@@ -85,20 +79,16 @@ def test_the_first_row_is_the_run_and_all_flags_and_presets_follow(table, run):
 def test_a_gain_is_that_of_a_run_set_up_anew(table, run, parts, tmp_path, flag):
     presets = {name: PRESETS[name] for name in ("paper", "authors_code")}
     # At 96x72 the run has the authors' aspect already.
-    base = replace(run.stores.protocol, resize="1024x720")
+    base = replace(run.setup.protocol, resize="1024x720")
     wanted = {**dict(protocol.variants(base)), **presets}[flag]
     size = "shorter:72" if wanted.resize == "shorter:720" else "96x72"
     if flag == "mean_order":
         assert gains(table, flag).isna().all()
         assert table.loc[flag, "note"] == "no effect here: of vgg16-cam only"
         return
-    conf = ExtractionConf.with_protocol(wanted, size)
-    anew = describe(*parts, tmp_path, conf, protocol=wanted)
+    anew = describe(*parts, tmp_path, size, protocol=wanted)
     for method in METHODS:
-        change = (
-            anew.row(anew.run(method))["mAP"]
-            - run.stores.row(run.stores.run(method))["mAP"]
-        )
+        change = anew.row(anew.run(method))["mAP"] - run.row(run.run(method))["mAP"]
         assert gains(table, flag)[method.label] == pytest.approx(change, abs=1e-9)
     assert table.loc[flag, "note"] == ""
 
@@ -120,14 +110,14 @@ def test_some_flags_of_photos_and_of_the_search_change_a_number(table):
 def test_flags_of_queries_change_the_queries_and_not_the_photos(
     run, flag, value, array
 ):
-    switched = run.under(replace(run.protocol, **{flag: value}))
-    assert switched.database is run.stores.database
-    before, after = (s.queries.read(array) for s in (run.stores, switched))
+    switched = under(run, replace(run.setup.protocol, **{flag: value}))
+    assert switched.database is run.database
+    before, after = (s.queries.read(array) for s in (run, switched))
     assert not np.allclose(before, after, atol=1e-3)
 
 
 def test_photos_are_described_anew_only_when_asked(run, table, monkeypatch):
-    monkeypatch.setattr(flag_costs, "extract", None)
+    monkeypatch.setattr("cwr_utils.retrieval.experiment.extract", None)
     few = measure(run, METHODS, all_flags=False).set_index("flag")
     for flag in DATABASE:
         assert gains(few, flag).isna().all()
@@ -146,12 +136,10 @@ def test_a_second_time_reads_what_the_first_one_stored(run, table, monkeypatch):
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_what_cannot_matter_is_said(run):
-    data = run.stores.dataset
+def test_what_cannot_matter_is_said(run, parts, tmp_path):
+    data, others = parts
     whole = tuple(replace(query, box=None) for query in data.queries)
-    stores = run.stores.under(run.stores.protocol)
-    stores.dataset = replace(data, queries=whole)
-    idle = replace(run, stores=stores)
+    idle = describe(replace(data, queries=whole), others, tmp_path)
     for flag in ("query_classes", "scale_query_box", "keep_partial_cells"):
         value = getattr(PRESETS["authors_code"], flag)
         assert flag_costs.why_idle(flag, value, run) == ""
@@ -160,7 +148,7 @@ def test_what_cannot_matter_is_said(run):
     squares = "no effect here: no square photo changes its shape"
     flag = "rerank_squares_upright"
     assert flag_costs.why_idle(flag, True, run) == ""
-    kept = replace(run, conf=replace(CONF, resize="shorter:72"))
+    kept = describe(data, others, tmp_path, "shorter:72")
     assert flag_costs.why_idle(flag, True, kept) == squares
 
 
@@ -181,7 +169,7 @@ def test_an_aspect_is_taken_to_the_scale_of_the_run(resize, here, expected):
 
 
 def test_maps_are_shared_unless_the_photos_have_another_size(run):
-    flipped = run.under(replace(run.protocol, flip_negative_cams=True))
-    assert flipped.maps is run.stores.maps
-    resized = run.under(replace(run.protocol, resize="shorter:72"))
-    assert isinstance(resized.maps, ImageMaps) and resized.maps is not run.stores.maps
+    kept = under(run, replace(run.setup.protocol, rerank_fallback=False))
+    assert kept.maps is run.maps
+    resized = under(run, replace(run.setup.protocol, resize="shorter:72"))
+    assert isinstance(resized.maps, ImageMaps) and resized.maps is not run.maps

@@ -31,6 +31,7 @@ ROWS = {
     "reranking": 3,
     "retrieval": 4,
     "figures": 4,
+    "contributions": 5,
     "explain": 5,
     "flag_costs": 5,
     "inspection": 5,

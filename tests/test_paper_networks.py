@@ -12,18 +12,12 @@ import tiny
 
 from cwr_utils import evaluation, networks
 from cwr_utils.datasets import Dataset, Query
-from cwr_utils.extraction import (
-    ExtractionConf,
-    ImageMaps,
-    extract,
-    extract_queries,
-)
 from cwr_utils.networks import densenet161, vgg16_cam
-from cwr_utils.protocol import PRESETS
+from cwr_utils.protocol import FLAGS, PRESETS
 from cwr_utils.reranking import MIN_CELLS
-from cwr_utils.retrieval import CLASS_AGGREGATIONS, Method, Retrieval
+from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Experiment, Method
 
-CONF = ExtractionConf(resize="224x160")
+SIZE = "224x160"
 NARROW = {
     "vgg16-cam": vgg16_cam.Sizes((4, 6, 8, 12, 16), maps=12, classes=30),
     "densenet161": densenet161.Sizes(12, 4, (2, 2, 2, 2), classes=30),
@@ -61,31 +55,30 @@ def photos(folder, first, places, views=3):
     ],
 )
 def searched(request, tmp_path_factory):
-    """Data set, its stores, maps, and what `NETWORKS` says of the network."""
+    """The experiment, described, and what `NETWORKS` says of the network."""
     name, width = request.param
     sizes = {"sizes": NARROW[name]} if width == "narrow" else {}
     network = networks.load(name, None, seed=1, **sizes)
     folder = tmp_path_factory.mktemp("photos")
     data = photos(folder / "data", 0, 4)
     other = photos(folder / "other", 100, 4)
-    stores = [
-        extract(data, network, folder / "database", CONF),
-        extract_queries(data, network, folder / "queries", CONF),
-        extract(other, network, folder / "training", CONF),
-    ]
-    return data, stores, ImageMaps(data, network, CONF), NETWORKS[request.param]
+    setup = tiny.setup(folder / "cache", network, SIZE)
+    experiment = Experiment(data, other, setup)
+    experiment.extract()
+    return experiment, NETWORKS[request.param]
 
 
 def test_stores_hold_finite_vectors_and_count_empty_maps(searched):
-    _, stores, _, (channels, _) = searched
-    for store in stores:
+    experiment, (channels, _) = searched
+    collection = Collection.open(experiment)
+    database = collection.database
+    for store in (database, collection.queries, collection.training.store):
         vectors = store.read("class_vectors").astype(np.float32)
         assert vectors.shape[-1] == channels
         norms = np.linalg.norm(vectors, axis=-1)
         np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-2)
         assert np.isfinite(store.read("globals")).all()
         assert np.isfinite(store.read("regions")).all()
-    database = stores[0]
     vectors = database.read("class_vectors").astype(np.float32)
     empty = (np.linalg.norm(vectors, axis=-1) == 0).sum(axis=1)
     np.testing.assert_array_equal(database.read("empty_cams"), empty)
@@ -94,8 +87,11 @@ def test_stores_hold_finite_vectors_and_count_empty_maps(searched):
 @pytest.mark.parametrize("aggregation", CLASS_AGGREGATIONS)
 @pytest.mark.parametrize("preset", ["corrected", "paper", "authors_code"])
 def test_photos_to_map(searched, preset, aggregation):
-    data, stores, maps, (_, (rows, columns)) = searched
-    retrieval = Retrieval(data, *stores, protocol=PRESETS[preset], maps=maps)
+    experiment, (_, (rows, columns)) = searched
+    search = [flag for flag in FLAGS if FLAGS[flag]["stage"] == "search"]
+    flags = {flag: getattr(PRESETS[preset], flag) for flag in search}
+    experiment = experiment.under(replace(experiment.setup.protocol, **flags))
+    retrieval, data = Collection.open(experiment), experiment.data
     plain = Method(aggregation, 4, 2, dimensions=8)
     boxes = replace(plain, rerank=6)
     for method in (plain, boxes, replace(boxes, query_expansion=2)):
@@ -118,9 +114,10 @@ def test_photos_to_map(searched, preset, aggregation):
 
 def test_maps_that_half_precision_cannot_hold_stay_whole(searched):
     """Without BatchNorm statistics a ResNet doubles its values in every block."""
-    data, _, maps, (channels, _) = searched
-    features, cam_maps = maps(data.images[0])
+    experiment, (channels, _) = searched
+    maps = Collection.open(experiment).maps
+    features, cam_maps = maps(experiment.data.images[0])
     assert np.isfinite(features).all() and np.isfinite(cam_maps).all()
-    resnet = maps.network.name == "keras:ResNet50"
+    resnet = maps.setup.network.name == "keras:ResNet50"
     assert features.dtype == (np.float32 if resnet else np.float16)
     assert features.shape[-1] == channels

@@ -10,19 +10,25 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_utils import extraction, networks, protocol
-from cwr_utils.extraction import Describer, ExtractionConf, extract
+from cwr_utils import networks, protocol
+from cwr_utils.extraction import (
+    Describer,
+    ImageMaps,
+    Setup,
+    extract,
+    extract_queries,
+    photos,
+)
 from cwr_utils.images import ResizePolicy, read_image, resize_image
 from cwr_utils.networks import vgg16_cam
 from cwr_utils.protocol import PRESETS
 
-CONF = ExtractionConf(resize=tiny.RESIZE)
+SETUP = tiny.setup()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
+    with tiny.compile_once():
         yield
 
 
@@ -93,10 +99,9 @@ def test_flip_negative_cams_turns_an_all_negative_map_upside_down(
     data, network, tmp_path
 ):
     """The last class of the network has no positive value anywhere."""
-    usual = extract(data, network, tmp_path / "usual", CONF)
-    flipped = extract(
-        data, network, tmp_path / "flipped", replace(CONF, flip_negative_cams=True)
-    )
+    usual = extract(data, SETUP, tmp_path / "usual")
+    setup = tiny.setup(flip_negative_cams=True)
+    flipped = extract(data, setup, tmp_path / "flipped")
     before, after = (s.read("class_vectors") for s in (usual, flipped))
     empty, still_empty = ~before.any(axis=-1), ~after.any(axis=-1)
     assert empty[:, -1].all()
@@ -115,10 +120,10 @@ def test_stretch_query_images_changes_the_photos_of_queries_only(
     def faint(path):
         return (60 + read_image(path) // 2.55).astype(np.uint8)
 
-    monkeypatch.setattr(extraction, "read_image", faint)
-    usual = extract(data, network, tmp_path / "usual", CONF, batch=1)
-    conf = replace(CONF, stretch_query_images=True)
-    stretched = extract(data, network, tmp_path / "stretched", conf, batch=1)
+    monkeypatch.setattr(photos, "read_image", faint)
+    usual = extract(data, SETUP, tmp_path / "usual", batch=1)
+    setup = tiny.setup(stretch_query_images=True)
+    stretched = extract(data, setup, tmp_path / "stretched", batch=1)
     before, after = (s.read("class_vectors") for s in (usual, stretched))
     queries = {query.image for query in data.queries}
     for row, name in enumerate(data.images):
@@ -126,27 +131,22 @@ def test_stretch_query_images_changes_the_photos_of_queries_only(
     row = data.images.index(data.queries[0].image)
     photo = faint(data.path(data.queries[0].image)).astype(float)
     photo = (photo - photo.min()) * 255 / (photo.max() - photo.min())
-    photo = resize_image(
-        np.rint(photo).astype(np.uint8), ResizePolicy.parse(CONF.resize)
-    )
-    expected = Describer(network, conf)(photo[None])["class_vectors"][0]
+    photo = resize_image(np.rint(photo).astype(np.uint8), SETUP.policy)
+    expected = Describer(setup)(photo[None])["class_vectors"][0]
     np.testing.assert_allclose(after[row], expected, rtol=1e-2, atol=1e-3)
 
 
 def test_a_photo_of_one_colour_survives_the_stretch():
     flat = np.full((4, 5, 3), 77, np.uint8)
-    assert not extraction._stretch_contrast(flat).any()
+    assert not photos._stretch_contrast(flat).any()
     wide = np.array([[[0, 128, 255]]], np.uint8)
-    np.testing.assert_array_equal(extraction._stretch_contrast(wide), wide)
+    np.testing.assert_array_equal(photos._stretch_contrast(wide), wide)
 
 
 def test_the_search_reads_query_photos_as_they_are(data, network, tmp_path):
     stores = [
-        extraction.extract_queries(
-            data,
-            network,
-            tmp_path / str(flag),
-            replace(CONF, stretch_query_images=flag),
+        extract_queries(
+            data, tiny.setup(stretch_query_images=flag), tmp_path / str(flag)
         )
         for flag in (False, True)
     ]
@@ -170,16 +170,16 @@ def test_scale_query_box_maps_the_box_to_the_resized_photo(
     network, box, scaled, unscaled
 ):
     size, grid = (128, 96), (16, 12)
-    describer = Describer(network, CONF)
+    describer = Describer(SETUP)
     assert describer.query_cells(box, size, grid) == scaled
-    describer = Describer(network, replace(CONF, scale_query_box=False))
+    describer = Describer(tiny.setup(scale_query_box=False))
     assert describer.query_cells(box, size, grid) == unscaled
 
 
 def test_an_unscaled_box_describes_another_part_of_the_photo(network):
     photo = tiny.scene(3)[:96, :128]
-    usual = Describer(network, CONF)
-    code = Describer(network, replace(CONF, scale_query_box=False))
+    usual = Describer(SETUP)
+    code = Describer(tiny.setup(scale_query_box=False))
     got = code.describe_query(photo, (16, 16, 48, 40))
     same = usual.describe_query(photo, (32, 32, 96, 80))
     np.testing.assert_array_equal(got["class_vectors"], same["class_vectors"])
@@ -189,10 +189,10 @@ def test_an_unscaled_box_describes_another_part_of_the_photo(network):
 def test_unscaled_boxes_that_leave_the_resized_photo_are_extracted(
     data, network, tmp_path
 ):
-    conf = replace(CONF, scale_query_box=False)
+    setup = tiny.setup(scale_query_box=False)
     for query in data.queries:
         assert max(query.box) > 64
-    store = extraction.extract_queries(data, network, tmp_path / "q", conf)
+    store = extract_queries(data, setup, tmp_path / "q")
     assert np.isfinite(store.read("class_vectors")).all()
     assert store.read("class_vectors").any(axis=(1, 2)).all()
 
@@ -202,15 +202,15 @@ def test_unscaled_boxes_that_leave_the_resized_photo_are_extracted(
 BOX = (16.0, 8.0, 56.0, 64.0)
 
 
-def query_logits(network, photo, **flags):
-    return Describer(network, replace(CONF, **flags)).describe_query(photo, BOX)
+def query_logits(photo, **flags):
+    return Describer(tiny.setup(**flags)).describe_query(photo, BOX)
 
 
 def test_query_classes_come_from_one_of_three_passes(network):
     photo = tiny.scene(3)[:96, :128]
     crop = photo[8:64, 16:56]
     scaled, native, same = (
-        query_logits(network, photo, query_classes=source)
+        query_logits(photo, query_classes=source)
         for source in ("scaled crop", "native crop", "same pass")
     )
     # 20x28 pixels would be the scale of the photo: both sides go to 32, the least.
@@ -222,7 +222,7 @@ def test_query_classes_come_from_one_of_three_passes(network):
     expected = network.maps(expected[None], tiny.LAYER)["logits"][0]
     np.testing.assert_allclose(native["logits"], expected, rtol=1e-5)
     # On the CAM grid of 8x6 cells, 16 pixels of the photo each.
-    whole = resize_image(photo, ResizePolicy.parse(CONF.resize))
+    whole = resize_image(photo, SETUP.policy)
     maps = network.maps(whole[None], tiny.LAYER)["cam_maps"][0, 0:4, 1:4]
     mean = sum(maps[y, x] for y in range(4) for x in range(3)) / 12
     expected = mean @ network.class_weights + network.class_bias
@@ -234,7 +234,7 @@ def test_query_classes_come_from_one_of_three_passes(network):
 
 def test_the_same_pass_over_the_whole_photo_has_its_own_logits(network):
     photo = tiny.scene(3)[:96, :128]
-    describer = Describer(network, replace(CONF, query_classes="same pass"))
+    describer = Describer(tiny.setup(query_classes="same pass"))
     whole = describer.describe_query(photo, (0, 0, 128, 96))["logits"]
     np.testing.assert_allclose(
         whole, describer.describe_query(photo, None)["logits"], rtol=1e-4, atol=1e-5
@@ -254,8 +254,8 @@ def test_the_same_pass_over_the_whole_photo_has_its_own_logits(network):
 )
 def test_keep_partial_cells_rounds_the_far_border_outwards(network, box, kept, dropped):
     size, grid = (128, 96), (16, 12)
-    assert Describer(network, CONF).query_cells(box, size, grid) == kept
-    describer = Describer(network, replace(CONF, keep_partial_cells=False))
+    assert Describer(SETUP).query_cells(box, size, grid) == kept
+    describer = Describer(tiny.setup(keep_partial_cells=False))
     assert describer.query_cells(box, size, grid) == dropped
 
 
@@ -270,9 +270,9 @@ def test_the_authors_box_is_a_slice_of_original_pixels(data):
     columns, rows = (64, 45) if width > height else (45, 64)
     cells = np.arange(rows * columns).reshape(rows, columns)
     expected = cells[int(y1) // 16 : int(y2) // 16, int(x1) // 16 : int(x2) // 16]
-    conf = ExtractionConf.with_protocol(PRESETS["authors_code"])
-    assert conf.resize == "1024x720"
-    describer = Describer(tiny.network(), conf)
+    setup = tiny.setup(resize=None, protocol="authors_code")
+    assert setup.resize == "1024x720"
+    describer = Describer(setup)
     got = describer.query_cells((x1, y1, x2, y2), (width, height), (columns, rows))
     if expected.size:  # an empty slice gave no number at all
         np.testing.assert_array_equal(cells[got[1] : got[3], got[0] : got[2]], expected)
@@ -287,22 +287,19 @@ def test_flags_of_queries_share_the_store_of_the_photos(data, network, tmp_path)
         {"query_classes": "same pass"},
         {"query_classes": "native crop"},
     ):
-        conf = replace(CONF, **flags)
-        paths.add(extraction.store_path(tmp_path, data, network, conf))
-        folders.add(extraction.query_folder(conf))
-        extract(data, network, tmp_path / "database", conf)  # the same, or an error
-        path = tmp_path / extraction.query_folder(conf)
-        config = extraction.extract_queries(data, network, path, conf).config
-        assert {name: config[name] for name in flags} == flags
-    assert len(paths) == 1 and len(folders) == 5 and "queries" in folders
+        setup = tiny.setup(tmp_path, **flags)
+        paths.add(extract(data, setup).path)  # the same, or an error
+        queries = extract_queries(data, setup)
+        folders.add(queries.path)
+        assert {name: queries.config[name] for name in flags} == flags
+    assert len(paths) == 1 and len(folders) == 5
 
 
 def test_what_is_stretched_is_no_matter_of_photos_without_queries(data, network):
-    conf = replace(CONF, stretch_query_images=True)
+    stretched = tiny.setup(stretch_query_images=True)
     for queries, parts in ((data.queries, 2), ((), 1)):
         part = replace(data, queries=queries)
-        confs = (CONF, conf)
-        paths = {extraction.store_path("c", part, network, c) for c in confs}
+        paths = {setup.photos_path(part) for setup in (SETUP, stretched)}
         assert len(paths) == parts
 
 
@@ -327,8 +324,17 @@ def test_mean_order_is_part_of_vgg16_cam_and_of_its_stores(data):
     )
     assert usual.name == back.name == "vgg16-cam"
     assert swapped.name == "vgg16-cam:swapped-mean"
-    paths = {extraction.store_path("c", data, n, CONF) for n in (usual, swapped)}
-    assert len(paths) == 2
+    usual.recipe = networks.load, ("vgg16-cam", None, 0, "float32", ())
+    setups = [
+        Setup(usual, "c", protocol=replace(PRESETS["corrected"], mean_order=order))
+        for order in ("bgr", "swapped")
+    ]
+    assert setups[0].network is usual
+    assert setups[1].network.name == swapped.name
+    assert len({setup.photos_path(data) for setup in setups}) == 2
+    # In another process it is made with that order.
+    make, (*_, settings) = setups[1].network.recipe
+    assert make is networks.load and settings == (("mean_order", "swapped"),)
 
 
 def test_other_networks_have_no_mean_order(network):
@@ -340,10 +346,8 @@ def test_other_networks_have_no_mean_order(network):
 
 def test_the_protocol_says_the_size_where_the_run_does_not():
     for name, size in (("authors_code", "1024x720"), ("paper", "shorter:720")):
-        conf = ExtractionConf.with_protocol(protocol.get(name))
-        assert conf.resize == size
-        own = ExtractionConf.with_protocol(protocol.get(name), "640x480")
-        assert own.resize == "640x480"
+        assert tiny.setup(resize=None, protocol=name).resize == size
+        assert tiny.setup(resize="640x480", protocol=name).resize == "640x480"
 
 
 def test_a_fixed_size_distorts_and_a_shorter_side_does_not():
@@ -361,23 +365,25 @@ def test_a_fixed_size_distorts_and_a_shorter_side_does_not():
     ],
 )
 def test_only_squares_are_turned_when_reranked(size, indexed, reranked):
-    policy = ResizePolicy.parse(CONF.resize)
+    policy = SETUP.policy
+    upright = replace(policy, squares_upright=True)
     assert policy.target_size(*size) == indexed
-    assert policy.target_size(*size, squares_upright=True) == reranked
+    assert upright.target_size(*size) == reranked
     kept = ResizePolicy.parse("shorter:64")
-    assert kept.target_size(*size) == kept.target_size(*size, squares_upright=True)
+    turned = replace(kept, squares_upright=True)
+    assert kept.target_size(*size) == turned.target_size(*size)
 
 
 def test_maps_of_squares_stand_upright_when_reranked(data, network):
-    maps = extraction.ImageMaps(data, network, CONF)
+    maps = ImageMaps(data, SETUP, on_disk=False)
+    upright = maps.under(tiny.setup(rerank_squares_upright=True))
     square = data.images[2]
-    usual, turned = maps(square)[0], maps(square, squares_upright=True)[0]
+    usual, turned = maps(square)[0], upright(square)[0]
     assert usual.shape[:2] == (12, 16) and turned.shape[:2] == (16, 12)
     photo = cv2.resize(
         read_image(data.path(square)), (48, 64), interpolation=cv2.INTER_AREA
     )
     expected = network.maps(photo[None], tiny.LAYER)["features"][0]
     np.testing.assert_allclose(turned, expected, rtol=1e-2, atol=1e-3)
-    np.testing.assert_array_equal(maps(square)[0], usual)  # both are kept
     for name in data.images[:2]:
-        assert maps(name, True)[0] is maps(name)[0]
+        np.testing.assert_array_equal(maps(name)[0], upright(name)[0])

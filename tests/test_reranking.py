@@ -7,16 +7,18 @@ import pytest
 import reference
 
 from cwr_utils import protocol, whitening
-from cwr_utils.reranking import best_regions, cam_boxes, heat_map, query_cams
+from cwr_utils.aggregation import Aggregator
+from cwr_utils.reranking import RegionDescriber, cam_boxes, heat_map, query_cams
 
 CORRECTED = protocol.PRESETS["corrected"]
 PAPER = protocol.PRESETS["paper"]
 
 
-def best_region(query, features, cams, *rest, **options):
+def best_region(query, features, cams, fitted, protocol=CORRECTED, power=1.0):
     """The only match of one photo whose CAM maps are the CAMs, up to their maxima."""
     alone = np.eye(cams.shape[-1], dtype=np.float32)
-    (match,) = best_regions(query, [(features, cams)], alone, *rest, **options)
+    describer = RegionDescriber(alone, Aggregator(fitted), power, protocol)
+    (match,) = describer.best(query, [(features, cams)], range(len(alone)))
     return match
 
 
@@ -246,10 +248,23 @@ def test_photos_of_any_shapes_are_matched_as_if_alone(monkeypatch):
     fitted = whitening.fit(rng.random((40, 6)), "generated").keep(4)
     query = np.full(4, 0.5, np.float32)
     weights = rng.standard_normal((2, 3)).astype(np.float32)
-    alone = [best_regions(query, [pair], weights, fitted)[0] for pair in maps]
+    describer, classes = RegionDescriber(weights, Aggregator(fitted)), [0, 1, 2]
+    alone = [describer.best(query, [pair], classes)[0] for pair in maps]
     monkeypatch.setattr("cwr_utils.reranking.BATCH", 2)
-    together = best_regions(query, maps, weights, fitted)
+    together = describer.best(query, maps, classes)
     for match, expected in zip(together, alone, strict=True):
         assert match.box == expected.box
         assert match.score == pytest.approx(expected.score, rel=1e-5)
         np.testing.assert_allclose(match.descriptor, expected.descriptor, rtol=1e-4)
+
+
+@pytest.mark.parametrize("box", [(3, 2, 10, 9), None])
+def test_the_parts_of_a_region_are_what_its_descriptor_sums(fitted, box):
+    _, features, cams = planted()
+    describer = RegionDescriber(np.eye(2, dtype=np.float32), Aggregator(fitted))
+    parts = describer.parts((features, cams), [0, 1], box)
+    x1, y1, x2, y2 = box or (0, 0, 18, 14)
+    expected = fitted(
+        reference.class_vectors(features[y1:y2, x1:x2], cams[y1:y2, x1:x2])
+    )
+    np.testing.assert_allclose(parts, expected, atol=1e-4)

@@ -9,8 +9,7 @@ import tiny
 from cwr_utils import datasets, evaluation
 from cwr_utils.datasets import DatasetError, revisited
 from cwr_utils.datasets import download as downloads
-from cwr_utils.extraction import ExtractionConf, ImageMaps, extract, extract_queries
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.retrieval import Collection, Experiment, Method
 
 IMAGES = [f"tower_{number:06d}" for number in range(6)]
 QUERIES = ["tower_000100", "tower_000101"]
@@ -70,16 +69,11 @@ def test_each_difficulty_has_its_own_ground_truth(root, name, positives, junk):
 
 def test_queries_outside_the_database_can_be_searched_for(root, tmp_path):
     data = datasets.load("roxford5k-easy", root)
-    network, conf = tiny.network(), ExtractionConf(tiny.LAYER, tiny.RESIZE)
     other = tiny.dataset(tmp_path / "other", "other", first_place=50)
-    stores = [
-        extract(data, network, tmp_path / "database", conf),
-        extract_queries(data, network, tmp_path / "queries", conf),
-        extract(other, network, tmp_path / "training", conf),
-    ]
-    assert stores[0].names == IMAGES
-    retrieval = Retrieval(data, *stores, maps=ImageMaps(data, network, conf))
-    assert not retrieval.self_match
+    experiment = Experiment(data, other, tiny.setup(tmp_path, layer=tiny.LAYER))
+    experiment.extract()
+    retrieval = Collection.open(experiment)
+    assert retrieval.database.names == IMAGES
     result = retrieval.run(Method("online", 2, 2, 4, query_expansion=1, rerank=3))
     assert set(result.rankings[QUERIES[0]]) == set(IMAGES)
     row = retrieval.row(result)

@@ -8,13 +8,13 @@ import pytest
 import reference_search
 import tiny
 
-from cwr_utils import extraction, reranking, whitening
-from cwr_utils.extraction import ExtractionConf, ImageMaps
+from cwr_utils import reranking, whitening
+from cwr_utils.aggregation import Aggregator
 from cwr_utils.protocol import PRESETS
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.retrieval import Collection, Experiment, Method
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
-CONF = ExtractionConf(resize="96x72")
+SIZE = "96x72"
 CORRECTED = PRESETS["corrected"]
 EXPANSION = 3
 RERANK = 7
@@ -22,29 +22,32 @@ RERANK = 7
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A data set of 16 photos, its stores, and its maps."""
+    """Opens 16 photos, and 24 others to fit on, under flags of a protocol."""
     folder = tmp_path_factory.mktemp("search")
     data = tiny.dataset(folder / "photos", places=4, views=3, distractors=4)
     others = tiny.dataset(folder / "other", "other", 0, 0, 24, first_place=100)
-    network = tiny.network()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
-        stores = (
-            extraction.extract(data, network, folder / "database", CONF),
-            extraction.extract_queries(data, network, folder / "queries", CONF),
-            extraction.extract(others, network, folder / "training", CONF),
-        )
-    return data, stores, ImageMaps(data, network, CONF)
+
+    def open_collection(flags=CORRECTED, theme=None):
+        setup = tiny.setup(folder / "cache", resize=SIZE, protocol=flags)
+        experiment = Experiment(data, others, setup, theme=theme)
+        with tiny.compile_once():
+            experiment.extract()
+        return Collection.open(experiment)
+
+    return open_collection
 
 
-def naive_search(world, method, flags, fitted):
-    """`Retrieval.run` in loops: rankings and scores of all queries."""
-    data, (database, queries, _), maps = world
+def naive_search(collection, method):
+    """`Collection.run` in loops: rankings and scores of all queries."""
+    data, maps, flags = collection.data, collection.maps, collection.setup.protocol
+    database, queries = collection.database, collection.queries
+    fitted = collection.whitening(method)
     vectors = [
         store.read("class_vectors").astype(float) for store in (database, queries)
     ]
     top = [store.read("top_classes").tolist() for store in (database, queries)]
-    weights, repeat = maps.network.class_weights, flags.repeat_previous_class
+    weights = collection.setup.network.class_weights
+    repeat = flags.repeat_previous_class
 
     def describe(vectors, classes):
         return reference_search.descriptor(vectors[classes], fitted, repeat)
@@ -60,7 +63,7 @@ def naive_search(world, method, flags, fitted):
         return [describe(*pair) for pair in zip(vectors[0], chosen, strict=True)]
 
     def match(number, row):
-        features, cam_maps = maps(data.images[row], flags.rerank_squares_upright)
+        features, cam_maps = maps(data.images[row])
         count = method.rerank_classes
         return reference_search.best_region(
             query_vector(number, count),
@@ -95,12 +98,10 @@ def naive_search(world, method, flags, fitted):
 def test_a_run_does_what_loops_do(
     world, preset, aggregation, rerank, classes, expansion
 ):
-    data, stores, maps = world
     method = Method(aggregation, 4, 3, 12, expansion, rerank, classes)
-    flags = PRESETS[preset]
-    retrieving = Retrieval(data, *stores, protocol=flags, maps=maps)
-    result = retrieving.run(method)
-    expected = naive_search(world, method, flags, retrieving.fitted(method))
+    collection = world(PRESETS[preset])
+    data, result = collection.data, collection.run(method)
+    expected = naive_search(collection, method)
     for query, (order, scores) in zip(data.queries, expected, strict=True):
         assert result.rankings[query.name] == [data.images[row] for row in order]
         np.testing.assert_allclose(result.scores[query.name], scores, atol=2e-3)
@@ -109,12 +110,8 @@ def test_a_run_does_what_loops_do(
 def test_the_order_of_queries_matters_under_the_authors_code_only(world):
     """What the loops say of the leak, before they are believed."""
     method = Method("offline", 4, 3, 12, EXPANSION, RERANK, 3)
-    data, stores, maps = world
-    fitted = Retrieval(data, *stores).fitted(method)
     found = {
-        moves: naive_search(
-            world, method, replace(CORRECTED, rerank_moves_index=moves), fitted
-        )
+        moves: naive_search(world(replace(CORRECTED, rerank_moves_index=moves)), method)
         for moves in ("query", "run")
     }
     same = [
@@ -180,22 +177,20 @@ def test_boxes_are_those_of_loops(largest):
 
 
 def test_an_empty_class_adds_nothing_or_the_class_before_it(world):
-    data, stores, maps = world
     fitted = whitening.fit(np.random.default_rng(0).random((30, 12)), "generated")
     # The last class of the network is empty on every photo.
-    vectors = stores[0].read("class_vectors")[0]
+    vectors = world().database.read("class_vectors")[0]
     a, empty = vectors[0], vectors[tiny.CLASSES - 1]
     assert a.any() and not empty.any()
     classes, total = [0, tiny.CLASSES - 1, 1], fitted(vectors[[0, 1]]).sum(axis=0)
     for repeat, expected in ((False, total), (True, total + fitted(a))):
         got = reference_search.descriptor(vectors[classes], fitted, repeat)
         np.testing.assert_allclose(got, expected / np.linalg.norm(expected), atol=1e-5)
-        flags = replace(CORRECTED, repeat_previous_class=repeat)
-        theme = Retrieval(data, *stores, protocol=flags, theme=classes)
+        theme = world(replace(CORRECTED, repeat_previous_class=repeat), classes)
         method = Method("theme", 3, 3, 12)
         row = theme.describe(method, 0)[1][0]
         naive = reference_search.descriptor(
-            vectors[classes], theme.fitted(method), repeat
+            vectors[classes], theme.whitening(method), repeat
         )
         np.testing.assert_allclose(row, naive, atol=2e-3)
 
@@ -219,6 +214,7 @@ def test_photos_to_rerank_are_streamed():
             yield photo, rng.random((*shape, 2)).astype(np.float32)
 
     query = np.full(4, 0.5, np.float32)
-    found = reranking.best_regions(query, maps(), np.eye(2, dtype="float32"), fitted)
+    describer = reranking.RegionDescriber(np.eye(2, dtype="f4"), Aggregator(fitted))
+    found = describer.best(query, maps(), [0, 1])
     assert len(found) == 150
     assert reranking.BATCH < most <= reranking.MOST_WAITING + 2

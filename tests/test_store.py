@@ -70,7 +70,7 @@ def test_a_block_of_zeros_counts_as_written(tmp_path):
 @pytest.mark.parametrize("field", ["network", "layer", "classes"])
 def test_another_configuration_is_refused_by_name(tmp_path, field):
     make(tmp_path / "s")
-    with pytest.raises(StoreMismatchError, match=f"another {field}: .* 'other' now"):
+    with pytest.raises(StoreMismatchError, match=f'another {field}: .* "other" here'):
         make(tmp_path / "s", **{field: "other"})
 
 
@@ -82,6 +82,22 @@ def test_changed_new_and_missing_images_are_named(tmp_path):
         Store.create(tmp_path / "s", CONFIG, images, ARRAYS, block=3)
     for text in ["1 changed (photo2)", "1 new (extra)", "1 gone (photo5)"]:
         assert text in str(error.value)
+
+
+def test_the_same_images_in_another_order_are_other_images(tmp_path):
+    """Or a store that goes on would have vectors in the wrong rows."""
+    make(tmp_path / "s")
+    turned = dict(reversed(IMAGES.items()))
+    with pytest.raises(StoreMismatchError, match="the same ones in another order"):
+        Store.create(tmp_path / "s", CONFIG, turned, ARRAYS, block=3)
+
+
+def test_facts_that_nobody_asks_for_do_not_matter_and_missing_ones_do(tmp_path):
+    store = make(tmp_path / "s")
+    few = {name: CONFIG[name] for name in list(CONFIG)[:1]}
+    assert store.require(few, IMAGES) is store
+    with pytest.raises(StoreMismatchError, match="another colour: nothing there"):
+        store.require({**CONFIG, "colour": "red"}, IMAGES)
 
 
 def test_a_damaged_shard_is_an_error_not_wrong_numbers(tmp_path):
@@ -115,8 +131,7 @@ def test_wrong_shape_and_overflow_are_refused(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_refused_before_work(tmp_path, monkeypatch):
-    usage = store_module.shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(store_module, "free_bytes", lambda path: 10)
     with pytest.raises(StoreError, match="GiB free"):
         make(tmp_path / "s")
     assert not (tmp_path / "s").exists()

@@ -1,18 +1,11 @@
 """PCA-whitening: unit covariance, honest limits, safe files, honest training sets."""
 
-import io
-import os
-import pickle
-import time
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
 from cwr_utils import whitening
 from cwr_utils.arrays import l2_normalize
-from cwr_utils.whitening import Whitening, WhiteningError, refuse_test_images
+from cwr_utils.whitening import WhiteningError, refuse_test_images
 
 
 def vectors(count, channels=8, seed=0):
@@ -128,132 +121,6 @@ def test_vectors_that_do_not_vary_span_nothing(count):
 def test_vectors_of_other_channels_are_refused(fitted):
     with pytest.raises(ValueError, match="`vectors` must have shape"):
         fitted(vectors(3, 7))
-
-
-def test_round_trip_through_a_file(tmp_path, fitted):
-    path = tmp_path / "deep" / "whitening.npz"
-    fitted.save(path)
-    loaded = Whitening.load(path)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert (loaded.source, loaded.vectors) == ("generated", 60)
-    assert loaded.variance.tolist() == fitted.variance.tolist()
-    np.testing.assert_array_equal(loaded(vectors(9)), fitted(vectors(9)))
-
-
-class Bomb:
-    """Runs code of its own when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
-def test_a_pickle_in_the_file_is_refused_and_not_run(tmp_path, fitted):
-    mark, path = tmp_path / "ran", tmp_path / "whitening.npz"
-    bomb = np.empty(1, object)
-    bomb[0] = Bomb(mark)
-    np.savez(path, **{**vars(fitted), "mean": bomb})
-    with pytest.raises(WhiteningError, match="whitening.npz is no whitening file"):
-        Whitening.load(path)
-    path.write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(WhiteningError, match="no whitening file"):
-        Whitening.load(path)
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_refused(tmp_path, fitted, kept):
-    path = tmp_path / "whitening.npz"
-    fitted.save(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
-    with pytest.raises(WhiteningError, match="no whitening file .* fit it again"):
-        Whitening.load(path)
-
-
-def test_a_flipped_bit_is_refused(tmp_path, fitted):
-    path = tmp_path / "whitening.npz"
-    fitted.save(path)
-    data = bytearray(path.read_bytes())
-    with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
-        start = archive.getinfo("projection.npy").header_offset
-    data[start + 300] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(WhiteningError, match="no whitening file"):
-        Whitening.load(path)
-
-
-def test_other_files_are_refused(tmp_path, fitted):
-    with pytest.raises(WhiteningError, match="no whitening file"):
-        Whitening.load(tmp_path / "missing.npz")
-    np.save(tmp_path / "array.npy", np.ones(3))
-    with pytest.raises(WhiteningError, match="no whitening file"):
-        Whitening.load(tmp_path / "array.npy")
-    fields = dict(vars(fitted))
-    del fields["projection"]
-    np.savez(tmp_path / "fields.npz", **fields)
-    with pytest.raises(WhiteningError, match="projection"):
-        Whitening.load(tmp_path / "fields.npz")
-    np.savez(tmp_path / "shapes.npz", **{**vars(fitted), "mean": np.ones(3)})
-    with pytest.raises(WhiteningError, match="no whitening file"):
-        Whitening.load(tmp_path / "shapes.npz")
-
-
-class Vectors:
-    """Training vectors that count how often they are asked for."""
-
-    def __init__(self, seed=0):
-        self.seed, self.calls = seed, 0
-
-    def __call__(self):
-        self.calls += 1
-        time.sleep(0.02)
-        return vectors(60, seed=self.seed)
-
-
-def same(first, second):
-    return all(
-        np.array_equal(getattr(first, name), value)
-        for name, value in vars(second).items()
-    )
-
-
-def test_a_whitening_is_fitted_once_by_all_who_ask(tmp_path):
-    asked = Vectors()
-
-    def ask(_):
-        return whitening.fit_once(tmp_path / "new", {"layer": "a"}, asked, "generated")
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(ask, range(8)))
-    assert asked.calls == 1
-    assert all(same(one, whitening.fit(vectors(60), "generated")) for one in found)
-    assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".npz"]
-
-
-@pytest.mark.parametrize(
-    ("key", "source"), [({"layer": "b"}, "generated"), ({"layer": "a"}, "others")]
-)
-def test_another_key_or_source_is_another_file(tmp_path, key, source):
-    first, second = Vectors(), Vectors(seed=1)
-    whitening.fit_once(tmp_path, {"layer": "a"}, first, "generated")
-    found = whitening.fit_once(tmp_path, key, second, source)
-    assert second.calls == 1 and same(found, whitening.fit(vectors(60, seed=1), source))
-
-
-def test_a_damaged_file_is_fitted_again_and_said(tmp_path, capsys):
-    asked = Vectors()
-    for calls in (1, 2, 2):
-        found = whitening.fit_once(tmp_path, {}, asked, "generated")
-        assert asked.calls == calls
-        assert same(found, whitening.fit(vectors(60), "generated"))
-        (file,) = tmp_path.iterdir()
-        if calls == 1:
-            assert capsys.readouterr().out == ""
-            file.write_bytes(file.read_bytes()[:-200])
-    assert f"{file} is no whitening file" in capsys.readouterr().out
 
 
 def test_photos_under_test_are_refused_by_content():

@@ -9,9 +9,11 @@ from conftest import seconds
 from keras import ops
 from test_bench_extraction import photos
 
-from cwr_utils import extraction, networks
-from cwr_utils.extraction import DECODERS, Describer, ExtractionConf, extract
-from cwr_utils.images import ResizePolicy, read_image, resize_image
+from cwr_utils import networks
+from cwr_utils.extraction import Describer, Setup, extract
+from cwr_utils.extraction import photos as extraction
+from cwr_utils.extraction.ahead import DECODERS, helpers
+from cwr_utils.images import read_image, resize_image
 
 
 def convolution_flops(network, size):
@@ -42,35 +44,35 @@ def test_bench_device(measure, full_size, tmp_path, monkeypatch):
     """
     compiled = networks.compile_options()["jit_compile"]
     precision, count, size = "float32", 8, (1024, 768)
-    conf, side = ExtractionConf(), 4096
+    side = 4096
     if not full_size:
-        network, count, size, side = tiny.network(), 3, (96, 72), 64
-        conf = ExtractionConf(resize=tiny.RESIZE)
+        count, size, side, setup = 3, (96, 72), 64, tiny.setup(tmp_path)
     else:
         if compiled:
             precision, count, side = "mixed_float16", 512, 8192
         network = networks.load("vgg16-cam", None, precision=precision)
+        setup = Setup(network, tmp_path, resize="1024x720")
+    network, policy = setup.network, setup.policy
     # Every size is compiled once, and not timed.
     monkeypatch.setattr(extraction, "Describer", functools.cache(Describer))
     data = photos(tmp_path / "photos", count, size)
-    policy = ResizePolicy.parse(conf.resize)
 
     def load(name):
         return resize_image(read_image(data.path(name)), policy)
 
     def decode():
-        with extraction._helpers(DECODERS) as decoders:
+        with helpers(DECODERS) as decoders:
             return list(decoders.map(load, data.images))
 
     def rates():
-        store = extract(data, network, tmp_path / "first", conf)
-        describer = extraction.Describer(network, conf)
+        store = extract(data, setup, tmp_path / "first")
+        describer = extraction.Describer(setup)
         batch = np.stack(decode()[: store.config["batch"]])
         described = describer(batch)
         exact = store.read("class_vectors", slice(0, len(batch))).astype(np.float32)
         passes = -(-count // len(batch))
         times = {
-            "end to end": seconds(lambda: extract(data, network, tmp_path / "s", conf)),
+            "end to end": seconds(lambda: extract(data, setup, tmp_path / "s")),
             "decoding alone": seconds(decode, 2),
             "graph alone": seconds(
                 lambda: [describer(batch) for _ in range(passes)], 2

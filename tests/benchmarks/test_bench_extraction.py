@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,10 +14,12 @@ import pytest
 import tiny
 from conftest import seconds
 
-from cwr_utils import extraction, networks
+from cwr_utils import networks
 from cwr_utils.datasets import Dataset
-from cwr_utils.extraction import ExtractionConf, extract
-from cwr_utils.images import ResizePolicy, read_image, resize_image
+from cwr_utils.extraction import Setup, extract
+from cwr_utils.extraction import photos as extraction
+from cwr_utils.extraction.describer import finish
+from cwr_utils.images import read_image, resize_image
 from cwr_utils.store import Store
 
 
@@ -45,26 +48,25 @@ def test_bench_extraction(compare, full_size, tmp_path, monkeypatch, name, count
     """
     if full_size:
         weights = None if name == "vgg16-cam" else "imagenet"
-        network, conf, size = (
-            networks.load(name, weights),
-            ExtractionConf(),
-            (1024, 768),
-        )
+        network, size = networks.load(name, weights), (1024, 768)
+        setup = Setup(network, tmp_path, resize="1024x720")
     else:
-        network, count, size = tiny.network(), 3, (96, 72)
-        conf = ExtractionConf(resize=tiny.RESIZE)
+        setup, count, size = tiny.setup(tmp_path), 3, (96, 72)
     data = photos(tmp_path / "photos", count, size)
     monkeypatch.setattr(extraction, "Describer", functools.cache(extraction.Describer))
-    describer = extraction.Describer(network, conf)
-    policy = ResizePolicy.parse(conf.resize)
+    describer, policy = extraction.Describer(setup), setup.policy
     paths = [data.path(image) for image in data.images]
     resized = [resize_image(read_image(path), policy) for path in paths]
     describer(resized[0][None])
     stores = iter(range(10))
     store = []
 
+    def fresh():
+        """The photos as a new process finds them: nothing is known of the files."""
+        return replace(data, facts={})
+
     def from_disk():
-        store[:] = [extract(data, network, tmp_path / f"s{next(stores)}", conf)]
+        store[:] = [extract(fresh(), setup, tmp_path / f"s{next(stores)}")]
 
     def losses():
         """Milliseconds a photo of each step, alone on the machine."""
@@ -80,10 +82,10 @@ def test_bench_extraction(compare, full_size, tmp_path, monkeypatch, name, count
         decoded = [read_image(path) for path in paths]
         described = describer(resized[0][None])
         steps = {
-            "hash": lambda: data.hashes(),
+            "check and hash": lambda: fresh().hashes(),
             "decode": lambda: [read_image(path) for path in paths],
             "resize": lambda: [resize_image(photo, policy) for photo in decoded],
-            "finish": lambda: [extraction._finish(described, store[0]) for _ in paths],
+            "finish": lambda: [finish(described, store[0]) for _ in paths],
             "write": lambda: [
                 copy.write_block(n, {k: v[list(b)] for k, v in values.items()})
                 for n, b in enumerate(blocks)
@@ -112,7 +114,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from cwr_utils.datasets import folder
-from cwr_utils.extraction import ExtractionConf, extract
+from cwr_utils.extraction import Setup, extract
 from cwr_utils.networks import CamNetwork
 from cwr_utils.networks.cam_network import randomize
 from cwr_utils.runs import peak_memory
@@ -128,7 +130,7 @@ network = CamNetwork(
 )
 data = folder.load(sys.argv[1])
 layer = network.feature_layers()[0].name
-store = extract(data, network, sys.argv[2], ExtractionConf(layer, "64x48"))
+store = extract(data, Setup(network, "cache", layer, "64x48"), sys.argv[2])
 print(json.dumps({"photos": len(store), "peak_mib": peak_memory()}))
 """
 

@@ -8,7 +8,7 @@ import tiny
 from keras import ops
 
 from cwr_utils import networks, pooling
-from cwr_utils.extraction import Describer, ExtractionConf
+from cwr_utils.extraction import Describer, Setup
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +111,15 @@ def test_bench_graph_adds_to_the_forward_pass(compare, full_size, name, layer, w
     photo = np.random.default_rng(0).integers(0, 255, (1, *size, 3), np.uint8)
     inputs = keras.Input((*size, 3), dtype="uint8")
     forward = compiled(inputs, network.maps_model(layer)(inputs)["logits"], photo)
-    describer = Describer(network, ExtractionConf(layer=layer))
+    describer = Describer(Setup(network, "cache", layer))
     described = describer(photo)
     graph = describer._graphs[size]
     if what == "class vectors":
         outputs = {key: graph.output[key] for key in ("class_vectors", "logits")}
         graph = compiled(graph.input, outputs, photo)
     compare(
-        f"{name}, {describer.layer}: {what} of all classes on top of the forward pass",
+        f"{name}, {describer.setup.layer}: {what} of all classes on top of the "
+        "forward pass",
         lambda: graph.predict_on_batch(photo),
         lambda: forward.predict_on_batch(photo),
         rounds=5 if name == "vgg16-cam" else 25,

@@ -3,8 +3,8 @@
 import pytest
 
 from cwr_utils import datasets, networks
-from cwr_utils.extraction import ExtractionConf, extract, extract_queries
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.extraction import Setup
+from cwr_utils.retrieval import Collection, Experiment, Method
 
 METHODS = [
     Method("crow", dimensions=64),
@@ -25,14 +25,17 @@ def test_bench_precision(measure, full_size, dev_data, tmp_path):
 
     def scores(name, policy, dtype):
         network = networks.load("efficientnet-lite0", precision=policy)
-        conf = ExtractionConf("block6b_expand_relu", power=2.0, dtype=dtype)
-        stores = (
-            extract(data, network, tmp_path / name / "database", conf),
-            extract_queries(data, network, tmp_path / name / "queries", conf),
-            extract(training, network, tmp_path / name / "training", conf),
+        setup = Setup(
+            network,
+            tmp_path / name,
+            layer="block6b_expand_relu",
+            resize="1024x720",
+            power=2.0,
+            dtype=dtype,
         )
-        retrieval = Retrieval(data, *stores)
-        table, _, _ = retrieval.compare(METHODS)
+        experiment = Experiment(data, training, setup)
+        experiment.extract()
+        table, _, _ = Collection.open(experiment).compare(METHODS)
         return dict(zip(table["method"], table["mAP"], strict=True))
 
     def losses():

@@ -6,9 +6,11 @@ import tiny
 from conftest import seconds
 from test_bench_extraction import photos
 
-from cwr_utils import networks, reranking, whitening
-from cwr_utils.extraction import ExtractionConf, ImageMaps
-from cwr_utils.images import ResizePolicy, read_image, resize_image
+from cwr_utils import networks, whitening
+from cwr_utils.aggregation import Aggregator
+from cwr_utils.extraction import ImageMaps, Setup
+from cwr_utils.images import read_image, resize_image
+from cwr_utils.reranking import RegionDescriber
 
 PHOTOS, CLASSES = 100, [497, 663, 832, 442, 668, 839]
 
@@ -18,35 +20,35 @@ def setting(full_size, tmp_path_factory):
     """Photos, their maps in memory and on disk, a whitening and a query."""
     folder = tmp_path_factory.mktemp("reranking")
     if full_size:
-        network = networks.load("efficientnet-lite0")
-        conf, size, count = ExtractionConf("block6b_expand_relu"), (1024, 768), PHOTOS
+        network, size, count = networks.load("efficientnet-lite0"), (1024, 768), PHOTOS
+        setup = Setup(network, folder, "block6b_expand_relu", "1024x720")
         classes = CLASSES
     else:
-        network, size, count = tiny.network(), (96, 72), 3
-        conf, classes = ExtractionConf(resize=tiny.RESIZE), [0, 1, 2]
+        setup, size, count, classes = tiny.setup(folder), (96, 72), 3, [0, 1, 2]
     data = photos(folder / "photos", count, size)
-    computed = ImageMaps(data, network, conf, cache_bytes=0)
-    stored = ImageMaps(data, network, conf, cache_bytes=0, cache_dir=folder)
+    computed = ImageMaps(data, setup, cache_bytes=0, on_disk=False)
+    stored = ImageMaps(data, setup, cache_bytes=0)
     channels = [features for features, _ in stored.many(data.images)][0].shape[-1]
     training = np.random.default_rng(0).random((4 * channels, channels), np.float32)
     fitted = whitening.fit(training, "generated").keep(min(512, channels))
     query = fitted(training[:1])[0]
-    return data, network, conf, computed, stored, fitted, query, classes
+    describer = RegionDescriber(setup.network.class_weights, Aggregator(fitted))
+    return data, setup, computed, stored, describer, query, classes
 
 
 @pytest.mark.parametrize("source", ["forward passes", "stored maps"])
 def test_bench_reranking(compare, setting, source):
-    data, network, conf, computed, stored, fitted, query, classes = setting
-    policy = ResizePolicy.parse(conf.resize)
-    resized = [resize_image(read_image(data.path(n)), policy) for n in data.images]
+    data, setup, computed, stored, describer, query, classes = setting
+    resized = [
+        resize_image(read_image(data.path(n)), setup.policy) for n in data.images
+    ]
 
     def rerank(maps):
-        weights = network.class_weights[:, classes]
-        return reranking.best_regions(query, maps.many(data.images), weights, fitted)
+        return describer.best(query, maps.many(data.images), classes)
 
     def forward():
         for photo in resized:
-            network.maps(photo[None], conf.layer)
+            setup.network.maps(photo[None], setup.layer)
 
     chosen = computed if source == "forward passes" else stored
     found = []
