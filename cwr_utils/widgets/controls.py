@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
-import cv2
 import ipywidgets
 import numpy as np
 import traitlets
 
 from cwr_utils.datasets import Dataset, Query
+from cwr_utils.figures.canvas import fit_photo
 from cwr_utils.figures.panels import Picture
 from cwr_utils.images import MIN_SIDE, Box, ImageError, read_image
 from cwr_utils.store import StoreError
@@ -192,6 +192,8 @@ class PhotoPanel(ipywidgets.VBox):
                 self._open(read_upload(file["name"], bytes(file["content"])))
                 with self.choice.hold_trait_notifications():
                     self.choice.value = None
+            # Or the same file, uploaded again, would be no change.
+            self.upload.value = ()
 
     def _open(self, source: Source) -> None:
         self.source = source
@@ -200,12 +202,9 @@ class PhotoPanel(ipywidgets.VBox):
 
     def _show_source(self) -> None:
         photo = self.source.photo
-        height, width = photo.shape[:2]
-        scale = min(1.0, _SHOWN / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+        small = fit_photo(photo, _SHOWN, _SHOWN)
         with self.photo.hold_sync():
-            self.photo.size = [width, height]
+            self.photo.size = list(photo.shape[1::-1])
             self.photo.text = f"Photo {self.source.query.name}"
             self.photo.jpeg = Picture(small, "").jpeg()
         self.own.disabled = self.source.query.box is None
