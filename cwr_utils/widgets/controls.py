@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import traitlets
 from cwr_utils.datasets import Dataset, Query
 from cwr_utils.figures.canvas import fit_photo
 from cwr_utils.figures.panels import Picture
-from cwr_utils.images import MIN_SIDE, Box, ImageError, read_image
+from cwr_utils.images import MIN_SIDE, Box, decode, read_image
 from cwr_utils.store import StoreError
 
 # Errors that a person can mend; everything else is a bug and shows a traceback.
@@ -71,10 +70,8 @@ def open_source(data: Dataset, kind: str, which: Any) -> Source:
         ImageError: if the file cannot be read.
     """
     query = data.queries[which] if kind == "query" else Query(which, which)
-    path = data.path(query.image)
-    photo = read_image(path)
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Source(query, photo, content, data.credit(query.image), kind == "query")
+    photo, sha256 = read_image(data.path(query.image)), data.sha256(query.image)
+    return Source(query, photo, sha256, data.credit(query.image), kind == "query")
 
 
 def read_upload(name: str, content: bytes) -> Source:
@@ -83,14 +80,8 @@ def read_upload(name: str, content: bytes) -> Source:
     Raises:
         ImageError: if it is no image, or not a whole one.
     """
-    with tempfile.TemporaryDirectory(prefix="cwr-") as folder:
-        path = Path(folder) / f"upload{Path(name).suffix}"
-        path.write_bytes(content)
-        try:
-            photo = read_image(path)
-        except ImageError as error:
-            raise ImageError(str(error).replace(str(path), name)) from error
-    return Source(Query(name, ""), photo, hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Source(Query(name, ""), decode(content, name), sha256)
 
 
 def check_region(box: Box | None) -> Box | None:
