@@ -1,4 +1,4 @@
-"""Shape checks with named axes, l2 normalisation, and half precision, fast."""
+"""Shape checks with named axes, l2 normalisation, softmax, and half precision, fast."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +67,21 @@ def l2_normalize(vectors, axis: int = -1) -> np.ndarray:
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
+def softmax(logits) -> np.ndarray:
+    """Probabilities of classes: ``exp(logit_c) / sum_c exp(logit_c)``, never NaN.
+
+    Args:
+        logits: (..., C) finite values; float16 is computed and returned as float32.
+
+    Returns:
+        Array of the same shape, float32 or wider; the last axis adds up to 1.
+    """
+    logits = widen(logits)
+    # Moved below 0, where the exponential of the largest is 1 and none overflows.
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def widen(array) -> np.ndarray:
     """Widen half precision, about seven times as fast as NumPy's `astype`.
 
@@ -91,12 +106,6 @@ def widen(array) -> np.ndarray:
     wide = bits.view(np.float32)
     wide *= np.float32(2.0**112)
     return wide
-
-
-def softmax(logits) -> np.ndarray:
-    """Probabilities (..., C) of logits (..., C)."""
-    exponentials = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def is_finite(array: np.ndarray) -> bool:

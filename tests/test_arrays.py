@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cwr_utils.arrays import check_shape, is_finite, l2_normalize, widen
+from cwr_utils.arrays import check_shape, is_finite, l2_normalize, softmax, widen
 
 
 def test_check_shape_returns_the_named_sizes():
@@ -24,6 +24,20 @@ def test_l2_normalize_leaves_a_zero_vector_zero():
         [0, 0],
     ]
     assert l2_normalize(vectors).dtype == np.float32
+
+
+def test_softmax_by_hand():
+    logits = np.log([[1.0, 3.0], [2.0, 2.0]])
+    np.testing.assert_allclose(softmax(logits), [[0.25, 0.75], [0.5, 0.5]], rtol=1e-15)
+    np.testing.assert_allclose(softmax(logits[0] + 7), [0.25, 0.75], rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_softmax_of_large_logits_is_a_number(dtype):
+    logits = np.array([[[6e4, 0], [-6e4, -6e4]]], dtype)
+    shares = softmax(logits)
+    assert shares.tolist() == [[[1, 0], [0.5, 0.5]]]
+    assert shares.dtype == np.result_type(dtype, np.float32)
 
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)

@@ -587,10 +587,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = figures.save_figure(CASES["classes"](), "f", tmp_path)
     before = path.read_bytes()
 
-    def fail(self, target):
+    def fail(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pathlib.Path.replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         figures.save_figure(CASES["weights"](), "f", tmp_path)
     assert path.read_bytes() == before
@@ -626,6 +626,14 @@ def test_text_is_shortened_to_its_place():
     assert text.text_width(short, 7) <= 1.0
     assert text.fit_line("dome", 1.0, 7) == "dome"
     assert text.fit_line("dome", 0.0, 7) == "…"
+    assert text.fit_line("$5", 1.0, 7) == r"\$5"
+
+
+def test_text_is_shortened_by_any_measure():
+    assert text.shorten("abcdef", 6, len) == "abcdef"
+    assert text.shorten("abcdef", 5, len) == "abcd…"
+    assert text.shorten("abcdef", 5, len, keep=2) == "ab…ef"
+    assert text.shorten("ab_, cdef", 6, len) == "ab…"
 
 
 def test_text_is_wrapped_and_nothing_is_lost_where_it_fits():
@@ -708,6 +716,31 @@ def test_bad_input_is_named(draw, message):
     with pytest.raises(ValueError) as error:
         draw()
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "space", "fitted"),
+    [
+        ((90, 60), (30, 40), (30, 20)),  # (width, height): the width decides
+        ((60, 90), (30, 30), (20, 30)),
+        ((90, 1), (30, 30), (30, 1)),  # never without a pixel
+        ((9, 6), (30, 40), (9, 6)),
+    ],
+)
+def test_a_photo_is_shrunk_to_its_space_and_not_enlarged(size, space, fitted):
+    small = canvas.fit_photo(photo(*size[::-1]), *space)
+    assert small.shape == (*fitted[::-1], 3)
+
+
+def test_a_photo_is_enlarged_if_asked_and_keeps_its_colours():
+    plain = np.full((6, 9, 3), 77, np.uint8)
+    large = canvas.fit_photo(plain, 30, 40, enlarge=True)
+    assert large.shape == (20, 30, 3) and (large == 77).all()
+    assert canvas.fit_photo(plain, 9, 9) is plain
+    # A photo is averaged where it shrinks, not sampled: stripes become grey.
+    stripes = np.zeros((40, 40, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert (canvas.fit_photo(stripes, 10, 10) == 100).all()
 
 
 def test_figures_do_not_load_keras():

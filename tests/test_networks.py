@@ -12,8 +12,10 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from cwr_utils import networks
+from cwr_utils.arrays import softmax
+from cwr_utils.images import MIN_SIDE
 from cwr_utils.networks import cam_network, efficientnet_lite, keras_applications
-from cwr_utils.networks.imagenet import class_names
+from cwr_utils.networks.imagenet import DEVIATION_RGB, MEAN_RGB, class_names
 from cwr_utils.networks.importers.torch_state_dict import read_state_dict
 
 # TensorFlow's own: its variables do not know NumPy 2's `copy` when they are saved.
@@ -287,7 +289,89 @@ def test_unknown_layer_names_similar_ones(lite0):
         lite0.maps_model("block6a_expand_relu6")
 
 
+# Small images
+
+
+def padless():
+    """A network of unpadded layers: 5 cells need 17 before, and these 35 pixels."""
+    x = inputs = keras.Input((None, None, 3))
+    for size, stride in ((3, 2), (9, 2), (5, 1)):
+        x = keras.layers.Conv2D(2, size, stride, "valid")(x)
+    backbone = keras.Model(inputs, x)
+    weights = np.ones((2, 2), np.float32)
+    return networks.CamNetwork(
+        "padless", backbone, weights, None, ["a", "b"], lambda x: x / 255, "none"
+    )
+
+
+def test_a_network_knows_its_smallest_input(lite0):
+    network = padless()
+    assert network.smallest_input == 35
+    assert network.maps(photos(35, 90))["cam_maps"].shape == (2, 1, 14, 2)
+    for height, width in ((34, 90), (90, 34)):
+        message = f"padless needs images of at least 35 .* got {width} x {height}"
+        with pytest.raises(ValueError, match=message):
+            network.maps(photos(height, width))
+    assert lite0.smallest_input == MIN_SIDE  # its layers are padded
+
+
+def test_inception_refuses_what_would_end_the_process():
+    network = networks.load("keras:InceptionV3", None)
+    assert network.smallest_input == 75  # as Keras documents
+    assert network.maps(photos(75, 75, 1))["cam_maps"].shape == (1, 1, 1, 2048)
+    with pytest.raises(ValueError, match=r"at least 75 .*; got 48 x 48") as caught:
+        network.maps(photos(48, 48, 1))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_network_without_a_bias_has_a_bias_of_zero():
+    network = padless()
+    np.testing.assert_array_equal(network.class_bias, np.zeros(2, np.float32))
+    check_identity(network, network.maps(photos(40, 40)))
+
+
 # Weights
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A file as Keras publishes EfficientNetB0's, with random weights, downloaded."""
+    model = keras.applications.EfficientNetB0(weights=None)
+    cam_network.randomize(model, 0)
+    model.get_layer(index=2).set_weights(
+        [np.array(MEAN_RGB), np.array(DEVIATION_RGB), np.array(0)]
+    )
+    path = tmp_path / "efficientnetb0.h5"
+    model.save(path)
+    get_file = "keras.src.utils.file_utils.get_file"
+    monkeypatch.setattr(get_file, lambda *_, **__: str(path))
+    return path
+
+
+def test_published_weights_are_the_same_network_from_any_folder(published):
+    keras_s = keras.applications.EfficientNetB0(classifier_activation=None)
+    images = photos(224, 224)
+    expected = keras_s.predict_on_batch(images)
+    assert expected.std() > 0
+    for weights in ("imagenet", published):
+        logits = networks.load("keras:EfficientNetB0", weights).maps(images)["logits"]
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_photos_are_channels_last_whatever_keras_json_says(mobilenet):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        found = [
+            networks.load(name, None).maps(photos(64, 80))["logits"]
+            for name in ("keras:MobileNetV2", "efficientnet-lite0")
+        ]
+        assert keras.config.image_data_format() == "channels_first"
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    lite = networks.load("efficientnet-lite0", None)
+    for logits, network in zip(found, (mobilenet, lite), strict=True):
+        np.testing.assert_array_equal(logits, network.maps(photos(64, 80))["logits"])
 
 
 def test_random_weights_depend_on_the_seed_alone(mobilenet):
@@ -359,9 +443,7 @@ def test_keras_weights_from_a_file(tmp_path, suffix):
     np.testing.assert_array_equal(network.class_weights, model.get_weights()[-2])
     assert len(network.weights_sha256) == 64
     images = photos(96, 96)
-    logits = network.maps(images)["logits"].astype(np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = softmax(network.maps(images)["logits"].astype(np.float64))
     expected = model.predict_on_batch(images / np.float32(127.5) - 1)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
 

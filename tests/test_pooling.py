@@ -145,6 +145,13 @@ def test_describe_counts_maps_without_positive_value_and_has_no_nan():
     assert all(np.isfinite(numpy(value)).all() for value in blank.values())
 
 
+def test_empty_maps_are_those_of_the_photo_not_of_the_box():
+    cams = np.zeros((4, 4, 3), np.float32)
+    cams[0, 0, 0] = cams[3, 3, 1] = 1  # outside the box, inside it, nowhere
+    described = pooling.describe(make_features(9, (4, 4, 3)), cams, box=(2, 2, 4, 4))
+    assert numpy(described["empty_cams"]) == 1
+
+
 def test_power_two_by_hand():
     # One cell of weight 1: (x^2)^(1/2) = x; two cells 3 and 4: 5.
     features = np.array([[[3.0, 1.0], [4.0, 0.0]]], np.float32)
@@ -179,6 +186,25 @@ def test_rmac_has_the_regions_of_tolias_et_al(grid, count):
     for x1, y1, x2, y2 in boxes:
         covered[y1:y2, x1:x2] = True
     assert covered.all()
+
+
+def test_rmac_regions_of_a_16_to_9_photo_by_hand():
+    """Tolias et al., Sec. 3.2: sides of 2 min(W, H) / (l + 1), an overlap near 40 %.
+
+    Two regions of 9 cells on 16 overlap by 1 - 7 / 9 = 22 %, three by
+    1 - 3.5 / 9 = 61 %: 22 is nearer to 40, so that m is 2 and level l has l x (l + 1)
+    regions. Sides are 9, 6 and 4 (4.5); places are rounded down: 5 / 2 is 2.
+    """
+    places = {9: ([0], [0, 7]), 6: ([0, 3], [0, 5, 10]), 4: ([0, 2, 5], [0, 4, 8, 12])}
+    landscape = [
+        (x, y, x + side, y + side)
+        for side, (rows, columns) in places.items()
+        for y in rows
+        for x in columns
+    ]
+    assert pooling.rmac_regions(9, 16).tolist() == list(map(list, landscape))
+    portrait = {(y1, x1, y2, x2) for x1, y1, x2, y2 in landscape}
+    assert set(map(tuple, pooling.rmac_regions(16, 9).tolist())) == portrait
 
 
 @given(st.integers(1, 40), st.integers(1, 40))

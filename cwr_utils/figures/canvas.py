@@ -1,6 +1,7 @@
 """Photos on paper: axes placed by the inch, frames, boxes, heat maps, captions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from cwr_utils.arrays import check_shape
 from cwr_utils.figures.style import BLACK, HEAT, PAGE, RELEVANCE, SMALLEST, SOFT
-from cwr_utils.figures.text import line_height, plain_text, wrap_text
+from cwr_utils.figures.text import line_height, wrap_text
 from cwr_utils.images import check_box
 
 MARGIN = 0.05
@@ -54,20 +55,12 @@ def write_text(
     """Write text in at most `lines` lines of `width` inches; see `fit_line`."""
     wide, tall = fig.get_size_inches()
     x = MARGIN + left + {"left": 0, "center": width / 2, "right": width}[align]
-    shown = wrap_text(plain_text(text), width, size, lines, keep, weight)
-    for number, line in enumerate(shown):
-        # From the baseline, so that lines with and without tall letters are level.
+    # From the baseline, so that lines with and without tall letters are level.
+    style: Any = {"ha": align, "va": "baseline"}
+    style |= {"fontsize": size, "color": color, "fontweight": weight}
+    for number, line in enumerate(wrap_text(text, width, size, lines, keep, weight)):
         y = MARGIN + top + size / 72 + number * line_height(size)
-        fig.text(
-            x / wide,
-            1 - y / tall,
-            line,
-            ha=align,
-            va="baseline",
-            fontsize=size,
-            color=color,
-            fontweight=weight,
-        )
+        fig.text(x / wide, 1 - y / tall, line, **style)
 
 
 def write_credit(fig: Figure, credit: str, lines: int = 1) -> None:
@@ -75,7 +68,7 @@ def write_credit(fig: Figure, credit: str, lines: int = 1) -> None:
     if not credit:
         return
     wide, tall = fig.get_size_inches()
-    text = plain_text(credit if credit.startswith("Photo") else f"Photo: {credit}")
+    text = credit if credit.startswith("Photo") else f"Photo: {credit}"
     shown = wrap_text(text, wide - 2 * MARGIN, SMALLEST, lines)
     for number, line in enumerate(reversed(shown)):
         y = (0.03 + number * line_height(SMALLEST)) / tall
@@ -93,7 +86,7 @@ def credit_lines(pairs: Sequence[tuple[str, str]], width: float) -> list[str]:
     found = [text for text, (_, credit) in zip(found, pairs, strict=True) if credit]
     text = f"Photos: {'; '.join(dict.fromkeys(found))}." if found else ""
     # On a screen letters this small come out wider than measured.
-    return wrap_text(plain_text(text), width / 1.04, SMALLEST, lines=99)
+    return wrap_text(text, width / 1.04, SMALLEST, lines=99)
 
 
 def write_lines(fig: Figure, lines: Sequence[str], top: float) -> None:
@@ -104,6 +97,15 @@ def write_lines(fig: Figure, lines: Sequence[str], top: float) -> None:
         write_text(fig, line, 0, top + number * line_height(SMALLEST), 99, **style)
 
 
+def place_photo(
+    fig: Figure, left: float, top: float, width: float, ratio: float, photo, **style
+) -> Axes:
+    """Axes of one shape with a photo in them; see `place_axes` and `show_photo`."""
+    axes = place_axes(fig, left, top, width, width / ratio)
+    show_photo(axes, photo, ratio, **style)
+    return axes
+
+
 def show_photo(
     axes: Axes, photo, ratio: float, frame: str | None = None, grey: bool = False
 ) -> None:
@@ -112,7 +114,7 @@ def show_photo(
     `grey` takes its colour away, so that colours over it mean one thing only.
     """
     height, width = check_photo(photo)
-    pixels = _smaller(photo)
+    pixels = fit_photo(photo, 720, 720)  # print shows no more, and files stay small
     if grey:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None].repeat(3, axis=2)
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="bilinear")
@@ -144,25 +146,13 @@ def draw_heat(axes: Axes, cam, shape, norm: Normalize) -> None:
     """A map over its photo; where it is low the photo shows through."""
     height, width = shape[:2]
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(
-        cam,
-        extent=(0, width, height, 0),
-        norm=norm,
-        cmap=HEAT,
-        alpha=0.35 + 0.4 * np.clip(norm(cam), 0, 1),
-        interpolation="bilinear",
-    )
+    style: Any = {"norm": norm, "cmap": HEAT, "interpolation": "bilinear"}
+    style["alpha"] = 0.35 + 0.4 * np.clip(norm(cam), 0, 1)
+    axes.imshow(cam, extent=(0, width, height, 0), **style)
     axes.set(xlim=limits[0], ylim=limits[1])
     if cam.max() <= 0:
-        axes.text(
-            width / 2,
-            height / 2,
-            "no positive value",
-            color="white",
-            ha="center",
-            va="center",
-            fontsize=6.5,
-        )
+        style = {"color": "white", "ha": "center", "va": "center", "fontsize": 6.5}
+        axes.text(width / 2, height / 2, "no positive value", **style)
 
 
 def heat_scale(maps: Sequence[np.ndarray]) -> Normalize:
@@ -217,10 +207,21 @@ def fill_list(values, photos, name: str) -> list:
     return list(values)
 
 
-def _smaller(photo: np.ndarray, longest: int = 720) -> np.ndarray:
-    """No more pixels than print shows, so that files stay small."""
-    scale = longest / max(photo.shape[:2])
-    if scale >= 1:
+def fit_photo(
+    photo: np.ndarray, width: int, height: int, enlarge: bool = False
+) -> np.ndarray:
+    """The photo as large as it can be in this space, in pixels.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        width: of the space.
+        height: of the space.
+        enlarge: a smaller photo; else it is returned as it is.
+    """
+    tall, wide = check_photo(photo)
+    scale = min(width / wide, height / tall)
+    if scale >= 1 and not enlarge:
         return photo
-    size = [max(1, round(side * scale)) for side in photo.shape[1::-1]]
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    size = max(1, round(wide * scale)), max(1, round(tall * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(photo, size, interpolation=method)

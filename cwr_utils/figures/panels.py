@@ -1,4 +1,7 @@
-"""Pictures for the explorers: painted in milliseconds, a Figure takes a second."""
+"""Pictures for the explorers, painted with Pillow in about 0.01 seconds.
+
+A click draws two of them; a matplotlib Figure of the same takes about 0.2 seconds.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from cwr_utils.figures.canvas import (
     check_map,
     check_photo,
     credit_lines,
+    fit_photo,
     relevance_mark,
 )
 from cwr_utils.figures.style import (
@@ -27,7 +31,7 @@ from cwr_utils.figures.style import (
     SOFT,
     VERMILLION,
 )
-from cwr_utils.figures.text import FONT, plain_text
+from cwr_utils.figures.text import FONT, plain_text, shorten
 from cwr_utils.images import Box
 
 # Even in lightness and readable by colour-blind people; grey for print.
@@ -99,9 +103,8 @@ def cam_panels(
     upright = photo.shape[0] > photo.shape[1]
     columns = max(2, 1 + len(maps)) if upright else 2
     side = (WIDTH + _GAP) // columns - _GAP
-    small = _fit(photo, side, WIDTH // 2)
+    small = fit_photo(photo, side, WIDTH // 2, enlarge=True)
     height, width = small.shape[:2]
-    scale = width / photo.shape[1], height / photo.shape[0]
     rows = -(-(1 + len(maps)) // columns)
     step = _LINE + height + _GAP
     sheet = _Sheet(rows * step + _LINE + (_SMALL if credit else 0))
@@ -122,14 +125,14 @@ def cam_panels(
         if number == len(maps):
             for place, (label, edges) in enumerate((boxes or {}).items()):
                 colour = _BOX_COLOURS[place % len(_BOX_COLOURS)]
-                area = _scaled(edges, scale, left, top + _LINE)
+                area = _scaled(edges, photo, small, left, top + _LINE)
                 sheet.box(area, colour, label=label, place=place)
         if box is not None:
-            area = _scaled(box, scale, left, top + _LINE)
+            area = _scaled(box, photo, small, left, top + _LINE)
             sheet.box(area, BLUE, 3, "query", -1)
     bottom = rows * step
     sheet.colour_bar(colours, low, high, bottom)
-    sheet.text(0, bottom + _LINE, credit, WIDTH, size=_SMALLEST_PIXELS, colour=GREY)
+    sheet.note(0, bottom + _LINE, credit)
     words = ", ".join(maps)
     return Picture(sheet.pixels, f"Class activation maps over the photo: {words}.")
 
@@ -163,11 +166,10 @@ def result_panels(
     bottom = _LINE + max(lines, 2) * step
     sheet = _Sheet(bottom + len(notes) * _SMALL)
     sheet.text(0, 0, title, WIDTH, bold=True)
-    big = _fit(query, 2 * wide, 2 * tall)
+    big = fit_photo(query, 2 * wide, 2 * tall, enlarge=True)
     sheet.photo(big, 0, _LINE)
     if box is not None:
-        scale = big.shape[1] / query.shape[1], big.shape[0] / query.shape[0]
-        sheet.box(_scaled(box, scale, 0, _LINE), BLUE, 3)
+        sheet.box(_scaled(box, query, big, 0, _LINE), BLUE, 3)
     sheet.text(0, _LINE + big.shape[0] + 2, "query", 2 * wide, colour=BLUE, bold=True)
     areas, labels = [], []
     rows = zip(photos, captions, strict=True)
@@ -175,7 +177,7 @@ def result_panels(
         left = 2 * wide + 2 * _GAP + number % _COLUMNS * (wide + _GAP)
         top = _LINE + number // _COLUMNS * step
         colour, symbol = relevance_mark(words["relevance"])
-        small = _fit(photo, wide, tall)
+        small = fit_photo(photo, wide, tall, enlarge=True)
         x, y = left + (wide - small.shape[1]) // 2, top + (tall - small.shape[0]) // 2
         sheet.photo(small, x, y)
         frame = (x, y, x + small.shape[1], y + small.shape[0])
@@ -183,32 +185,17 @@ def result_panels(
         if number + 1 == chosen:
             sheet.frame((left - 4, top - 4, left + wide + 4, top + tall + 4), BLACK, 2)
         below = top + tall + 3
-        sheet.text(
-            left, below, f"{number + 1} {symbol}", wide, colour=colour, bold=True
-        )
-        score = f"{words['score']:.3f}"
+        rank, score = f"{number + 1} {symbol}", f"{words['score']:.3f}"
+        sheet.text(left, below, rank, wide, colour=colour, bold=True)
         sheet.text(left, below, score, wide, colour=SOFT, right=True)
-        sheet.text(
-            left,
-            below + _LINE - 2,
-            words["name"],
-            wide,
-            size=_SMALLEST_PIXELS,
-            colour=SOFT,
-        )
+        sheet.note(left, below + _LINE - 2, words["name"], wide, SOFT)
         areas.append((left, top, left + wide, top + tall + caption))
-        labels.append(
-            f"rank {number + 1}, {words['name']}, {words['relevance']}, score {score}"
-        )
+        label = f"rank {number + 1}, {words['name']}, {words['relevance']}"
+        labels.append(f"{label}, score {score}")
     for number, line in enumerate(notes):
-        top = bottom + number * _SMALL
-        sheet.text(0, top, line, 2 * WIDTH, size=_SMALLEST_PIXELS, colour=GREY)
-    return Picture(
-        sheet.pixels,
-        f"{title}. Results: {'; '.join(labels)}.",
-        tuple(areas),
-        tuple(labels),
-    )
+        sheet.note(0, bottom + number * _SMALL, line, 2 * WIDTH)
+    text = f"{title}. Results: {'; '.join(labels)}."
+    return Picture(sheet.pixels, text, tuple(areas), tuple(labels))
 
 
 def match_panels(
@@ -234,7 +221,7 @@ def match_panels(
     """
     wide, tall, row = 260, 280, 20
     shown = shares[:10]
-    small = [_fit(pixels, wide, tall) for pixels in (query, photo)]
+    small = [fit_photo(pixels, wide, tall, enlarge=True) for pixels in (query, photo)]
     below = max(pixels.shape[0] for pixels in small) + _LINE
     height = _LINE + max(below, row * (1 + len(shown))) + _GAP
     sheet = _Sheet(height + (_SMALL if credit else 0))
@@ -244,8 +231,7 @@ def match_panels(
         left = number * (wide + _GAP)
         sheet.photo(small[number], left, _LINE)
         if edges is not None:
-            scale = small[number].shape[1] / pixels.shape[1]
-            sheet.box(_scaled(edges, (scale, scale), left, _LINE), BLUE, 3)
+            sheet.box(_scaled(edges, pixels, small[number], left, _LINE), BLUE, 3)
             name += ", its region in blue" if number == 0 else ", the box that won"
         sheet.text(left, _LINE + small[number].shape[0] + 2, name, wide, colour=SOFT)
     left = 2 * (wide + _GAP)
@@ -259,7 +245,7 @@ def match_panels(
         colour = BLUE if value >= 0 else VERMILLION
         sheet.bar((zero, top + 2, zero + max(length, 1), top + row - 5), colour)
         sheet.text(zero + length + 4, top, f"{value:+.3f}", 60)
-    sheet.text(0, height, credit, WIDTH, size=_SMALLEST_PIXELS, colour=GREY)
+    sheet.note(0, height, credit)
     words = ", ".join(f"{name} {value:+.3f}" for name, value in shares)
     return Picture(sheet.pixels, f"{title}. Contributions: {words}.")
 
@@ -288,9 +274,12 @@ class _Sheet:
         self, left, top, text, width, size=12, colour=BLACK, bold=False, right=False
     ) -> None:
         font = _font(size, bold)
-        text = _fitting(plain_text(text).replace(r"\$", "$"), width, font)
+        text = shorten(plain_text(text).replace(r"\$", "$"), width, font.getlength)
         x = left + (width - font.getlength(text) if right else 0)
         self._draw.text((x, top), text, colour, font)
+
+    def note(self, left, top, text, width=WIDTH, colour=GREY) -> None:
+        self.text(left, top, text, width, _SMALLEST_PIXELS, colour)
 
     def frame(self, area, colour, thickness=2) -> None:
         x1, y1, x2, y2 = area
@@ -352,23 +341,12 @@ def _with_grid(photo: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return shown
 
 
-def _fit(photo: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The photo as large as it can be in this space."""
-    tall, wide = check_photo(photo)
-    scale = min(width / wide, height / tall)
-    size = max(1, round(wide * scale)), max(1, round(tall * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(photo, size, interpolation=method)
-
-
-def _scaled(box: Box, scale: tuple[float, float], left: int, top: int) -> Area:
-    x1, y1, x2, y2 = box
-    return (
-        left + round(x1 * scale[0]),
-        top + round(y1 * scale[1]),
-        left + round(x2 * scale[0]),
-        top + round(y2 * scale[1]),
-    )
+def _scaled(box: Box, photo: np.ndarray, small: np.ndarray, left, top) -> Area:
+    """A box of the photo on its smaller copy, whose corner is at left and top."""
+    scale = np.divide(small.shape[1::-1], photo.shape[1::-1])
+    corners = np.rint(np.reshape(box, (2, 2)) * scale).astype(int)
+    x1, y1, x2, y2 = corners.ravel().tolist()
+    return left + x1, top + y1, left + x2, top + y2
 
 
 @lru_cache
@@ -376,11 +354,3 @@ def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     weight = "bold" if bold else "normal"
     path = findfont(FontProperties(family=FONT, weight=weight))
     return ImageFont.truetype(path, size)
-
-
-def _fitting(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}…"

@@ -3,9 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
@@ -21,16 +19,17 @@ from cwr_utils.figures.canvas import (
     draw_box,
     draw_heat,
     fill_list,
+    fit_photo,
     heat_scale,
     place_axes,
+    place_photo,
     relevance_mark,
-    show_photo,
     write_credit,
     write_lines,
     write_text,
 )
 from cwr_utils.figures.style import BLUE, COLOURS, COLUMN, DASHES, HEAT, SMALLEST
-from cwr_utils.figures.text import fit_line, line_height, plain_text, text_width
+from cwr_utils.figures.text import fit_line, line_height, text_width
 from cwr_utils.images import Box
 
 
@@ -73,8 +72,7 @@ def photo_grid(
     for number, photo in enumerate(photos):
         left = number % columns * (width + gap)
         top = number // columns * step
-        axes = place_axes(fig, left, top, width, height)
-        show_photo(axes, photo, ratio, frames[number])
+        place_photo(fig, left, top, width, ratio, photo, frame=frames[number])
         colour, symbol = relevance_mark(frames[number] or "unknown")
         title = f"{symbol} {titles[number]}" if titles[number] else ""
         top += height + 0.03
@@ -125,17 +123,19 @@ def cam_overlays(
         if name and probabilities is not None:
             title = _with_share(name, probabilities.get(name), width)
         write_text(fig, title, left, top, width, size=7)
-        axes = place_axes(fig, left, top + above, width, width / ratio)
-        show_photo(axes, photo, ratio, grey=bool(name))
+        place = (left, top + above, width, ratio)
+        axes = place_photo(fig, *place, photo, grey=bool(name))
         if name:
             draw_heat(axes, maps[name], photo.shape, norm)
         if box is not None:
             draw_box(axes, box, photo.shape, BLUE if not name else "white")
-    colours = ScalarMappable(norm, HEAT)
     middle = (rows * step - width / ratio) / 2
     axes = place_axes(fig, columns * (width + gap), middle, 0.09, width / ratio)
     axes.grid(False)
-    _colour_bar(fig, colours, axes, "activation")
+    scale = fig.colorbar(ScalarMappable(norm, HEAT), cax=axes)
+    scale.set_label("activation", fontsize=6.5)
+    scale.ax.tick_params(labelsize=6, length=2)
+    scale.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     write_credit(fig, credit)
     return fig
 
@@ -160,8 +160,7 @@ def grid_overlay(
     fig = canvas(wide, size / ratio + 0.3)
     title = f"{mask.sum()} of {rows} x {columns} cells are in the region"
     write_text(fig, title, 0, 0, wide, size=7)
-    axes = place_axes(fig, 0, 0.16, size, size / ratio)
-    show_photo(axes, photo, ratio)
+    axes = place_photo(fig, 0, 0.16, size, ratio, photo)
     veil = np.zeros((rows, columns, 4))
     veil[~mask] = (0, 0, 0, 0.6)
     axes.imshow(veil, extent=(0, width, height, 0), interpolation="nearest")
@@ -215,8 +214,7 @@ def boxes_on_photo(
         left = panel * (size + 0.1)
         title = "Heat map (mean CAM)" if panel else "Boxes of the thresholds"
         write_text(fig, title, left, 0, size, size=7)
-        axes = place_axes(fig, left, 0.16, size, size / ratio)
-        show_photo(axes, photo, ratio, grey=panel > 0)
+        axes = place_photo(fig, left, 0.16, size, ratio, photo, grey=panel > 0)
         if panel:
             cam = check_map(heat, "heat")
             draw_heat(axes, cam, photo.shape, heat_scale([cam]))
@@ -230,7 +228,7 @@ def boxes_on_photo(
     axes.axis("off")
     for label, style in styles.items():
         name = f"{label} (best)" if label == best else label
-        axes.plot([], [], label=fit_line(plain_text(name), legend - 0.4, 6.5), **style)
+        axes.plot([], [], label=fit_line(name, legend - 0.4, 6.5), **style)
     if boxes:
         axes.legend(loc="upper left", borderaxespad=0, borderpad=0, fontsize=6.5)
     write_credit(fig, credit)
@@ -270,13 +268,11 @@ def embedding_map(
     cell, inside = 80, 74
     paper = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
     for photo, (x, y) in zip(photos, places.astype(int), strict=True):
-        height, width = check_photo(photo)
-        scale = inside / max(height, width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-        top = y * cell + (cell - size[1]) // 2
-        left = x * cell + (cell - size[0]) // 2
-        paper[top : top + size[1], left : left + size[0]] = small
+        small = fit_photo(photo, inside, inside, enlarge=True)
+        height, width = small.shape[:2]
+        top = y * cell + (cell - height) // 2
+        left = x * cell + (cell - width) // 2
+        paper[top : top + height, left : left + width] = small
     notes = credit_lines([("", credit) for credit in credits], WIDEST)
     tall = WIDEST * rows / columns
     fig = canvas(WIDEST, tall + len(notes) * line_height(SMALLEST))
@@ -310,16 +306,9 @@ def _free_cells(points: np.ndarray, columns: int, rows: int) -> np.ndarray:
     return places
 
 
-def _colour_bar(fig: Figure, mappable, axes: Axes, label: str) -> None:
-    bar = fig.colorbar(mappable, cax=axes)
-    bar.set_label(label, fontsize=6.5)
-    bar.ax.tick_params(labelsize=6, length=2)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-
-
 def _with_share(name: str, share: float | None, width: float) -> str:
     """A class name with its probability, which is never cut off."""
     if share is None:
         return name
     end = f" {share:.0%}" if share >= 0.005 else " <1%"
-    return fit_line(plain_text(name), width - text_width(end, 7), 7) + end
+    return fit_line(name, width - text_width(end, 7), 7) + end

@@ -1,6 +1,7 @@
 """The method in one picture."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,8 +20,8 @@ from cwr_utils.figures.canvas import (
     draw_heat,
     heat_scale,
     place_axes,
+    place_photo,
     relevance_mark,
-    show_photo,
     write_lines,
     write_text,
 )
@@ -94,8 +95,7 @@ def pipeline(
     ratio = common_ratio([photo])
     width = min(query_width, TALL * ratio)
     top = TOP + (TALL - width / ratio) / 2
-    query = place_axes(fig, query_left, top, width, width / ratio)
-    show_photo(query, photo, ratio)
+    query = place_photo(fig, query_left, top, width, ratio, photo)
     if box is not None:
         draw_box(query, box, photo.shape, BLUE, 2.0)
 
@@ -107,8 +107,7 @@ def pipeline(
     width = min(cam_width, cell * ratio)
     for number, (name, cam, row) in enumerate(zip(shown, maps, rows, strict=True)):
         top = TOP + (TALL - step * len(maps)) / 2 + number * step
-        axes = place_axes(fig, cam_left, top, width, width / ratio)
-        show_photo(axes, photo, ratio, grey=True)
+        axes = place_photo(fig, cam_left, top, width, ratio, photo, grey=True)
         draw_heat(axes, cam, photo.shape, scale)
         below = top + width / ratio + 0.03
         write_text(fig, name, cam_left, below, cam_width, size=6.5)
@@ -135,8 +134,7 @@ def pipeline(
         for number, (found, relevance) in enumerate(chosen):
             left = found_left + number % 2 * (width + gap)
             top = start + number // 2 * (width / ratio + gap)
-            axes = place_axes(fig, left, top, width, width / ratio)
-            show_photo(axes, found, ratio, relevance)
+            axes = place_photo(fig, left, top, width, ratio, found, frame=relevance)
             _badge(axes, number + 1, relevance)
         target = place_axes(fig, found_left, TOP, 0.01, TALL)
         target.axis("off")
@@ -147,15 +145,15 @@ def pipeline(
 
 def _bars(axes: Axes, values: np.ndarray, upright: bool = False) -> None:
     """A vector as bare bars."""
-    places = np.arange(len(values))
+    places, ends = range(len(values)), (-0.6, len(values) - 0.4)
     if upright:
         axes.barh(places, values, 0.75, color=BLUE)
         axes.axvline(0, color=BLACK, linewidth=0.5)
-        axes.set_ylim(len(values) - 0.4, -0.6)
+        axes.set_ylim(*ends[::-1])
     else:
         axes.bar(places, values, 0.75, color=BLUE)
         axes.axhline(0, color=BLACK, linewidth=0.5)
-        axes.set_xlim(-0.6, len(values) - 0.4)
+        axes.set_xlim(*ends)
     axes.axis("off")
 
 
@@ -167,36 +165,16 @@ def _shorten(vector: np.ndarray, count: int) -> np.ndarray:
 
 
 def _arrow(fig: Figure, start: Axes, end: Axes) -> None:
-    fig.add_artist(
-        ConnectionPatch(
-            (1.02, 0.5),
-            (-0.02, 0.5),
-            coordsA="axes fraction",
-            coordsB="axes fraction",
-            axesA=start,
-            axesB=end,
-            arrowstyle="-|>",
-            color="#666666",
-            linewidth=0.8,
-            shrinkA=2,
-            shrinkB=2,
-            mutation_scale=7,
-        )
-    )
+    style: Any = {"coordsA": "axes fraction", "coordsB": "axes fraction"}
+    style |= {"arrowstyle": "-|>", "mutation_scale": 7, "shrinkA": 2, "shrinkB": 2}
+    style |= {"color": "#666666", "linewidth": 0.8, "axesA": start, "axesB": end}
+    fig.add_artist(ConnectionPatch((1.02, 0.5), (-0.02, 0.5), **style))
 
 
 def _badge(axes: Axes, rank: int, relevance: str) -> None:
     """Rank and symbol on a photo's corner."""
     colour, symbol = relevance_mark(relevance)
-    axes.annotate(
-        f"{rank} {symbol}".strip(),
-        (0, 0),
-        (3, -3),
-        textcoords="offset points",
-        fontsize=6,
-        color="white",
-        ha="left",
-        va="top",
-        fontweight="bold",
-        bbox={"facecolor": colour, "edgecolor": colour, "pad": 1.5},
-    )
+    style: Any = {"fontsize": 6, "fontweight": "bold", "color": "white", "va": "top"}
+    style["bbox"] = {"facecolor": colour, "edgecolor": colour, "pad": 1.5}
+    text = f"{rank} {symbol}".strip()
+    axes.annotate(text, (0, 0), (3, -3), textcoords="offset points", **style)

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwr_utils.arrays import check_shape, l2_normalize
@@ -44,6 +45,13 @@ _FAMILIES = {
     "class vectors, online": BLUE,
 }
 
+_FAMILY_STARTS = {
+    "class vectors, online": ("ona", "online"),
+    "class vectors, offline": ("ofa", "offline"),
+    "class vectors, theme": "theme",
+    "regions": ("r-mac", "rmac"),
+}
+
 
 def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     """Channel weights (Eq. 3), sorted, and one set against the other.
@@ -60,31 +68,22 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     if not arrays:
         raise ValueError("`weights` is empty: there is nothing to draw.")
     pair = len(arrays) == 2 and len({len(values) for values in arrays.values()}) == 1
-    fig, panels = plt.subplots(
-        1 + pair,
-        1,
-        figsize=(COLUMN, 2.2 + 2.4 * pair),
-        squeeze=False,
-        layout="constrained",
-    )
-    axes = panels[0, 0]
+    fig, panels = _chart(2.2 + 2.4 * pair, rows=1 + pair)
+    axes = panels[0]
     for number, (name, values) in enumerate(arrays.items()):
         style = {"linestyle": DASHES[number % len(DASHES)]}
-        label = fit_line(plain_text(name), 1.4, 7)
-        axes.plot(np.sort(values)[::-1], label=label, **style)
+        axes.plot(np.sort(values)[::-1], label=fit_line(name, 1.4, 7), **style)
     axes.set(xlabel="channel, sorted by weight", ylabel="weight (Eq. 3)")
     axes.legend()
     if pair:
-        axes = panels[1, 0]
+        axes = panels[1]
         (first, x), (second, y) = arrays.items()
         axes.scatter(x, y, s=5, alpha=0.5, color=BLUE, linewidths=0)
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         axes.plot([low, high], [low, high], "--", color=GREY, label="equal")
         axes.legend(loc="upper left")
-        names = [
-            f"weight, {fit_line(plain_text(n), 1.2, 7.5)}" for n in (first, second)
-        ]
-        axes.set(xlabel=names[0], ylabel=names[1])
+        first, second = (fit_line(name, 1.2, 7.5) for name in (first, second))
+        axes.set(xlabel=f"weight, {first}", ylabel=f"weight, {second}")
         axes.set_title("each dot is a channel")
     return fig
 
@@ -100,7 +99,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     check_shape(after, f"{number} D", "after")
     if number < 2:
         raise ValueError(f"`before` needs at least 2 vectors to compare; got {number}.")
-    fig, (left, right) = plt.subplots(2, 1, figsize=(COLUMN, 3.8), layout="constrained")
+    fig, (left, right) = _chart(3.8, rows=2)
     lowest = 0.0
     for label, array, colour, dash in (
         ("before", before, ORANGE, "--"),
@@ -145,70 +144,38 @@ def method_bars(
     values = table["mAP"].to_numpy(np.float64)
     reference = dict(reference or {})
     others = {name: value for name, value in reference.items() if name not in names}
-    labels = [fit_line(plain_text(name), 1.5, 6) for name in [*names, *others]]
+    labels = [fit_line(name, 1.5, 6) for name in [*names, *others]]
     everything = np.concatenate([values, list(reference.values())])
     if not len(labels):
         raise ValueError("`table` has no rows: there is no method to draw.")
     scale = 1.0 if np.nanmax(np.nan_to_num(everything)) <= 1 else 100.0
-    size = (COLUMN, 0.85 + 0.15 * len(labels))
-    fig, axes = plt.subplots(figsize=size, layout="constrained")
+    fig, (axes,) = _chart(0.85 + 0.15 * len(labels))
     rows = np.arange(len(labels))
     families = [_family(name) for name in names]
     for family in dict.fromkeys(families):
         mine = [row for row, other in enumerate(families) if other == family]
-        axes.barh(
-            rows[mine],
-            np.nan_to_num(values[mine]),
-            0.72,
-            label=family,
-            color=_FAMILIES[family],
-        )
+        style: Any = {"label": family, "color": _FAMILIES[family]}
+        axes.barh(rows[mine], np.nan_to_num(values[mine]), 0.72, **style)
     if others:
-        axes.barh(
-            rows[len(names) :],
-            list(others.values()),
-            0.72,
-            label="published",
-            facecolor="none",
-            edgecolor=BLACK,
-            hatch="////",
-            linewidth=0.6,
-        )
-    marks = [
-        (names.index(name), value) for name, value in reference.items() if name in names
-    ]
+        style = {"hatch": "////", "linewidth": 0.6, "label": "published"}
+        style |= {"facecolor": "none", "edgecolor": BLACK}
+        axes.barh(rows[len(names) :], list(others.values()), 0.72, **style)
+    marks = {name: reference[name] for name in reference if name in names}
     if marks:
-        axes.plot(
-            [value for _, value in marks],
-            [row for row, _ in marks],
-            "D",
-            color=BLACK,
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            label=None if others else "published",
-        )
+        style = {"color": BLACK, "markersize": 4.5, "markeredgewidth": 0.6}
+        style |= {"markeredgecolor": "white", "label": None if others else "published"}
+        axes.plot(list(marks.values()), list(map(names.index, marks)), "D", **style)
     if {"mAP_low", "mAP_high"} <= set(table):
         ends = table[["mAP_low", "mAP_high"]].to_numpy(np.float64)
         style = {"linewidth": 0.9, "label": "95 % interval"}
         axes.hlines(rows[: len(names)], *ends.T, color=BLACK, **style)
     for row, value in enumerate([*values, *others.values()]):
         text = "n/a" if np.isnan(value) else f"{value:.{3 if scale == 1 else 1}f}"
-        axes.annotate(
-            text,
-            (1, row),
-            (2, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=6,
-        )
-    axes.set_yticks(rows, labels, fontsize=6)
-    axes.set(xlim=(0, scale), ylim=(len(labels) - 0.4, -0.6))
+        _write_beside(axes, row, text, 2)
+    _name_rows(axes, labels)
+    axes.set(xlim=(0, scale), xlabel="mAP" if scale == 1 else "mAP (%)")
     axes.set_xticks(np.linspace(0, scale, 6))
-    axes.set_xlabel("mAP" if scale == 1 else "mAP (%)")
     axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
     fig.legend(loc="outside upper center", ncols=2, fontsize=6)
     return fig
 
@@ -237,25 +204,17 @@ def ablation_curves(
     kinds = list(dict.fromkeys(table["aggregation"]))
     if not kinds:
         raise ValueError("`table` has no rows: there is no curve to draw.")
-    size = (COLUMN, 0.8 + 1.45 * len(kinds))
-    fig = plt.figure(figsize=size, layout="constrained")
-    panels = fig.subplots(len(kinds), sharex=True, sharey=True, squeeze=False)
+    fig, panels = _chart(0.8 + 1.45 * len(kinds), rows=len(kinds), share=True)
     counts = sorted(table["num_whitening_classes"].unique())
     places = sorted(table[x].unique())
     if len(places) > 8:  # their names would run into each other
         places = [place for place in places if not place & (place - 1)]
-    for axes, kind in zip(panels[:, 0], kinds, strict=True):
+    for axes, kind in zip(panels, kinds, strict=True):
         mine = table[table["aggregation"] == kind]
         for number, count in enumerate(counts):
             line = mine[mine["num_whitening_classes"] == count].sort_values(x)
-            axes.plot(
-                line[x],
-                line["mAP"],
-                label=f"$N_{{pca}}$ = {count}",
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
-                linestyle=DASHES[number % len(DASHES)],
-            )
+            style = _line_style(number) | {"label": f"$N_{{pca}}$ = {count}"}
+            axes.plot(line[x], line["mAP"], **style)
         if published is not None:
             theirs = published[published["aggregation"] == kind]
             colours = [
@@ -263,22 +222,21 @@ def ablation_curves(
                 for count in theirs["num_whitening_classes"]
             ]
             style = {"marker": "D", "s": 26, "linewidths": 1.1, "zorder": 3}
-            axes.scatter(
-                theirs[x], theirs["mAP"], facecolors="none", edgecolors=colours, **style
-            )
+            style |= {"facecolors": "none", "edgecolors": colours}
+            axes.scatter(theirs[x], theirs["mAP"], **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [str(place) for place in places])
         axes.set_xlim(min(places) / 1.2, max(places) * 1.2)
         axes.minorticks_off()
         axes.set_ylabel("mAP")
         axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
-    panels[-1, 0].set_xlabel(_AXES[x])
-    handles, labels = panels[0, 0].get_legend_handles_labels()
+    panels[-1].set_xlabel(_AXES[x])
+    handles, labels = panels[0].get_legend_handles_labels()
     if published is not None:
         style = {"facecolors": "none", "edgecolors": BLACK}
-        handles.append(panels[0, 0].scatter([], [], marker="D", s=26, **style))
+        handles.append(panels[0].scatter([], [], marker="D", s=26, **style))
         labels.append(plain_text(label))
-    rows = -(-len(handles) // int(size[0] / 1.1))
+    rows = -(-len(handles) // int(COLUMN / 1.1))
     columns = -(-len(handles) // rows)
     fig.legend(handles, labels, loc="outside lower center", ncols=columns)
     return fig
@@ -318,13 +276,11 @@ def ap_bars(
     wide = wide.loc[keys.index]
     means = wide.mean().to_numpy(np.float64)
     values = wide.to_numpy(np.float64)
-    labels = [fit_line(plain_text(query), 1.2, 6, keep=3) for query in wide.index]
+    labels = [fit_line(query, 1.2, 6, keep=3) for query in wide.index]
     if intervals:
         values = np.vstack([values, means])
         labels.append("mAP, 95 % interval")
-    fig, axes = plt.subplots(
-        figsize=(COLUMN, 0.85 + 0.13 * len(labels)), layout="constrained"
-    )
+    fig, (axes,) = _chart(0.85 + 0.13 * len(labels))
     rows = np.arange(len(labels), dtype=float)
     known = ~np.isnan(values).all(axis=1)
     if len(methods) > 1:
@@ -332,46 +288,35 @@ def ap_bars(
         high = np.nanmax(values[known], axis=1)
         axes.hlines(rows[known], low, high, color="#BBBBBB", linewidth=1.6)
     for number, method in enumerate(methods):
-        name = fit_line(plain_text(method), 2.0, 6.5) + f" (mAP {means[number]:.3f})"
-        colour = COLOURS[number]
+        name = fit_line(method, 2.0, 6.5) + f" (mAP {means[number]:.3f})"
+        style: Any = {"color": COLOURS[number], "label": name}
         # Side by side where values are the same: none hides another.
         beside = rows + 0.36 * (number / max(len(methods) - 1, 1) - 0.5)
         if len(methods) == 1:
-            axes.barh(rows, np.nan_to_num(values[:, 0]), 0.7, color=colour, label=name)
+            axes.barh(rows, np.nan_to_num(values[:, 0]), 0.7, **style)
         else:
-            axes.plot(
-                values[:, number],
-                beside,
-                MARKERS[number],
-                color=colour,
-                label=name,
-                markersize=3.5,
-                markeredgecolor="white",
-                markeredgewidth=0.3,
-                clip_on=False,
-            )
+            style |= {"markersize": 3.5, "markeredgecolor": "white"}
+            style |= {"markeredgewidth": 0.3, "clip_on": False}
+            axes.plot(values[:, number], beside, MARKERS[number], **style)
         if intervals and method in intervals:
             place = rows[-1] if len(methods) == 1 else beside[-1]
             axes.hlines(place, *intervals[method], color=BLACK, linewidth=0.9)
     for row in rows[~known]:
         axes.text(0.02, row, "no positives", va="center", fontsize=6, color=SOFT)
-    style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    style |= {"va": "center", "fontsize": 6}
     differences = values[:, -1] - values[:, 0]
     if two:
         for row, value in zip(rows[known], differences[known], strict=True):
             text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-            axes.annotate(text, (1, row), (5, 0), **style)
-        axes.annotate("gain", (1, -1), (5, 0), color=SOFT, **style)
+            _write_beside(axes, row, text, 5)
+        _write_beside(axes, -1, "gain", 5, color=SOFT)
     if intervals:
         axes.axhline(rows[-1] - 0.5, color=SOFT, linewidth=0.6)
-    axes.set_yticks(rows, labels, fontsize=6)
-    axes.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xlabel="average precision")
+    _name_rows(axes, labels)
+    axes.set(xlim=(0, 1), xlabel="average precision")
     if two and intervals and "difference" in intervals:
         low, high = intervals["difference"]
         text = f"average precision; mean gain {differences[-1]:+.3f}"
         axes.set_xlabel(f"{text}\n(95 % interval {low:+.3f} to {high:+.3f})")
-    axes.tick_params(axis="y", length=0)
     fig.legend(loc="outside upper center", ncols=1, fontsize=6.5)
     return fig
 
@@ -391,13 +336,11 @@ def similarity_matrix(
     matrix = np.asarray(matrix, np.float64)
     if not np.isfinite(matrix).any():
         raise ValueError("`matrix` has no number in it: there is nothing to draw.")
-    shown = [fit_line(plain_text(label), 0.9, 6, keep=3) for label in labels]
+    shown = [fit_line(label, 0.9, 6, keep=3) for label in labels]
     words = max((text_width(label, 6) for label in shown), default=0)
     # One column, unless the rows would be lower than their letters.
     side = max(COLUMN - words - 0.8, 0.11 * number)
-    fig, axes = plt.subplots(
-        figsize=(side + words + 0.8, side + words + 0.35), layout="constrained"
-    )
+    fig, (axes,) = _chart(side + words + 0.35, side + words + 0.8)
     # From the lowest tenth, so that small differences show.
     low = min(0.9, np.floor(10 * np.nanmin(matrix)) / 10)
     drawn = axes.imshow(matrix, vmin=low, vmax=1, cmap=HEAT, interpolation="nearest")
@@ -409,17 +352,11 @@ def similarity_matrix(
     if number <= 8:
         for (row, column), value in np.ndenumerate(matrix):
             dark = value < low + 0.6 * (1 - low)
-            axes.text(
-                column,
-                row,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="white" if dark else BLACK,
-            )
+            style = {"ha": "center", "va": "center", "fontsize": 6}
+            style["color"] = "white" if dark else BLACK
+            axes.text(column, row, f"{value:.2f}", **style)
     if title:
-        fig.suptitle(fit_line(plain_text(title), side + words + 0.7, 7.5), size=7.5)
+        fig.suptitle(fit_line(title, side + words + 0.7, 7.5), size=7.5)
     bar = fig.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("cosine similarity")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
@@ -445,27 +382,24 @@ def class_frequencies(
     if not len(names):
         raise ValueError("`names` is empty: there is no class to draw.")
     flat = len(names) <= 40
-    size = 6
-    labels = [fit_line(plain_text(name), 1.2, size) for name in names]
+    labels = [fit_line(name, 1.2, 6) for name in names]
     places = np.arange(len(names))
     colours = [ORANGE if name in marked else BLUE for name in names]
     theirs = {k - 1: v for k, v in (published or {}).items() if k <= len(names)}
     style: Any = {"color": BLACK, "label": "share in the paper"}
     if flat:
-        inches = (COLUMN, 0.5 + 0.13 * len(names))
-        fig, axes = plt.subplots(figsize=inches, layout="constrained")
+        fig, (axes,) = _chart(0.5 + 0.13 * len(names))
         axes.barh(places, values, 0.75, color=colours)
         axes.plot(list(theirs.values()), list(theirs), "D", **style)
-        axes.set_yticks(places, labels, fontsize=size)
-        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1), xlabel="share of queries")
+        _name_rows(axes, labels)
+        axes.set(xlim=(0, 1), xlabel="share of queries")
     else:
-        inches = (max(PAGE, 0.6 + 0.098 * len(names)), 2.4)
-        fig, axes = plt.subplots(figsize=inches, layout="constrained")
+        fig, (axes,) = _chart(2.4, max(PAGE, 0.6 + 0.098 * len(names)))
         axes.bar(places, values, 0.75, color=colours)
         axes.plot(list(theirs), list(theirs.values()), "D", **style)
-        axes.set_xticks(places, labels, rotation=90, fontsize=size)
+        axes.set_xticks(places, labels, rotation=90, fontsize=6)
+        axes.tick_params(axis="x", length=0)
         axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(0, 1), ylabel="share of queries")
-    axes.tick_params(axis="y" if flat else "x", length=0)
     axes.grid(axis="y" if flat else "x", visible=False)
     if theirs or marked:
         axes.plot([], [], "s", color=ORANGE, label="named in the paper")
@@ -483,39 +417,52 @@ def precision_recall(
     """
     if not curves:
         raise ValueError("`curves` is empty: there is nothing to draw.")
-    fig, axes = plt.subplots(
-        figsize=(COLUMN, 2.2 + 0.15 * len(curves)), layout="constrained"
-    )
+    fig, (axes,) = _chart(2.2 + 0.15 * len(curves))
     for number, (name, (recall, precision)) in enumerate(curves.items()):
         (size,) = check_shape(np.asarray(recall), "n", f"recall of {name}")
         check_shape(np.asarray(precision), f"{size}", f"precision of {name}")
         # Behind the last positive the curve only falls: no area, nothing to see.
         size = 1 + int(np.argmax(np.asarray(recall) >= recall[-1]))
-        axes.plot(
-            recall[:size],
-            precision[:size],
-            label=fit_line(plain_text(name), 2.6, 7),
-            clip_on=False,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=DASHES[number % len(DASHES)],
-            marker=MARKERS[number % len(MARKERS)] if size <= 15 else None,
-        )
+        style = _line_style(number) | {"label": fit_line(name, 2.6, 7)}
+        if size > 15:
+            style["marker"] = None
+        axes.plot(recall[:size], precision[:size], clip_on=False, **style)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     fig.legend(loc="outside upper center", ncols=1)
     return fig
 
 
+def _chart(height: float, width: float = COLUMN, rows: int = 1, share: bool = False):
+    """A Figure of some inches and its axes, from top to bottom."""
+    size = {"figsize": (width, height), "layout": "constrained"}
+    fig, axes = plt.subplots(rows, sharex=share, sharey=share, squeeze=False, **size)
+    return fig, axes[:, 0]
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Names at the left of horizontal bars, the first one on top."""
+    axes.set_yticks(range(len(labels)), labels, fontsize=6)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+
+
+def _write_beside(axes: Axes, row: float, text: str, gap: float, **style) -> None:
+    """Text at the right of a row, some points outside the axes."""
+    style |= {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(text, (1, row), (gap, 0), va="center", fontsize=6, **style)
+
+
+def _line_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes, by which lines are told apart."""
+    kinds = {"color": COLOURS, "marker": MARKERS, "linestyle": DASHES}
+    return {name: kind[number % len(kind)] for name, kind in kinds.items()}
+
+
 def _family(method: str) -> str:
-    low = method.lower()
-    if low.startswith(("ona", "online")):
-        return "class vectors, online"
-    if low.startswith(("ofa", "offline")):
-        return "class vectors, offline"
-    if low.startswith("theme"):
-        return "class vectors, theme"
-    if low.startswith(("r-mac", "rmac")):
-        return "regions"
-    return "global + PCA" if "pca" in low else "global"
+    for family, starts in _FAMILY_STARTS.items():
+        if method.lower().startswith(starts):
+            return family
+    return "global + PCA" if "pca" in method.lower() else "global"
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """Result strips: a query and what was found for it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,15 +15,43 @@ from cwr_utils.figures.canvas import (
     credit_lines,
     draw_box,
     fill_list,
-    place_axes,
+    place_photo,
     relevance_mark,
-    show_photo,
     write_lines,
     write_text,
 )
 from cwr_utils.figures.style import BLUE, SMALLEST, SOFT
 from cwr_utils.figures.text import line_height
 from cwr_utils.images import Box
+
+
+@dataclass
+class _Strip:
+    """A row of results; where it is made, every list becomes as long as `photos`."""
+
+    query_photo: np.ndarray
+    photos: Sequence[np.ndarray]
+    relevance: Sequence[str]
+    scores: Any = None
+    names: Sequence[str] = ()
+    credits: Sequence[str] = ()
+    query_box: Box | None = None
+    title: str = ""
+    ranks: Sequence[int] = ()
+    query_credit: str = ""
+
+    def __post_init__(self):
+        check_photo(self.query_photo, "query_photo")
+        for number, photo in enumerate(self.photos):
+            check_photo(photo, f"photos[{number}]")
+        if len(self.credits) == len(self.photos) + 1:
+            self.query_credit, *self.credits = self.credits
+        self.scores = () if self.scores is None else self.scores
+        self.ranks = self.ranks or range(1, len(self.photos) + 1)
+        for name in ("relevance", "scores", "names", "credits", "ranks"):
+            setattr(self, name, fill_list(getattr(self, name), self.photos, name))
+        for kind in self.relevance:
+            relevance_mark(kind)
 
 
 def result_strip(
@@ -51,18 +81,8 @@ def result_strip(
     Raises:
         ValueError: if the lists have different lengths or a relevance is unknown.
     """
-    row = _check_strip(
-        query_photo,
-        photos,
-        relevance,
-        scores,
-        names,
-        credits,
-        query_box,
-        title,
-        ranks,
-    )
-    return _strips([row], columns=5)
+    row = (query_photo, photos, relevance, scores, names, credits)
+    return _strips([_Strip(*row, query_box, title, ranks)], columns=5)
 
 
 def result_strips(rows: Sequence[Mapping]) -> Figure:
@@ -73,112 +93,68 @@ def result_strips(rows: Sequence[Mapping]) -> Figure:
     """
     if not rows:
         raise ValueError("`rows` is empty: there is no result strip to draw.")
-    checked = [_check_strip(**{"scores": None, **row}) for row in rows]
-    most = max(len(row["photos"]) for row in checked)
+    checked = [_Strip(**row) for row in rows]
+    most = max(len(row.photos) for row in checked)
     return _strips(checked, columns=min(max(most, 1), 10))
 
 
-def _strips(rows: Sequence[Mapping], columns: int) -> Figure:
+def _strips(rows: Sequence[_Strip], columns: int) -> Figure:
     """Strips of checked rows; more results than `columns` go on to the next line."""
     ratio = common_ratio(
-        [photo for row in rows for photo in (row["query_photo"], *row["photos"])]
+        [photo for row in rows for photo in (row.query_photo, *row.photos)]
     )
-    lines = max(1, *(-(-len(row["photos"]) // columns) for row in rows))
+    lines = max(1, *(-(-len(row.photos) // columns) for row in rows))
     big = min(lines, 2)  # the query is as high as two lines of results
     gap, apart = 0.07, 0.15
     width = min(1.3, (WIDEST - apart - gap * (columns + big - 2)) / (columns + big))
     height = width / ratio
     query_width = big * (width + gap) - gap
     page = query_width + apart + columns * (width + gap) - gap
-    caption = 0.25 if any(any(row["names"]) for row in rows) else 0.14
+    caption = 0.25 if any(any(row.names) for row in rows) else 0.14
     step = height + caption + gap
     query_step = query_width / ratio + caption + gap
     strip = max(lines * step, query_step)
-    heads = [0.17 if row["title"] else 0.0 for row in rows]
+    heads = [0.17 if row.title else 0.0 for row in rows]
     notes = credit_lines(_credits(rows), page)
     note_height = line_height(SMALLEST)
     fig = canvas(page, sum(heads) + len(rows) * strip + len(notes) * note_height)
 
     top = 0.0
     for row, head in zip(rows, heads, strict=True):
-        write_text(fig, row["title"], 0, top, page, size=8, weight="bold")
+        write_text(fig, row.title, 0, top, page, size=8, weight="bold")
         top += head
-        axes = place_axes(fig, 0, top, query_width, query_width / ratio)
-        show_photo(axes, row["query_photo"], ratio, "query")
-        if row["query_box"] is not None:
-            draw_box(axes, row["query_box"], row["query_photo"].shape, BLUE)
+        place = (0, top, query_width, ratio)
+        axes = place_photo(fig, *place, row.query_photo, frame="query")
+        if row.query_box is not None:
+            draw_box(axes, row.query_box, row.query_photo.shape, BLUE)
         style = {"size": 6, "color": BLUE, "weight": "bold"}
         below = top + query_width / ratio + 0.04
         write_text(fig, "query", 0, below, query_width, **style)
-        for number, photo in enumerate(row["photos"]):
+        for number, photo in enumerate(row.photos):
             left = query_width + apart + number % columns * (width + gap)
             above = top + number // columns * step
-            kind, score = row["relevance"][number], row["scores"][number]
-            axes = place_axes(fig, left, above, width, height)
-            show_photo(axes, photo, ratio, kind)
+            kind, score = row.relevance[number], row.scores[number]
+            place_photo(fig, left, above, width, ratio, photo, frame=kind)
             colour, symbol = relevance_mark(kind)
-            below = above + height + 0.04
+            rank, below = f"{row.ranks[number]} {symbol}", above + height + 0.04
             style = {"size": 6, "color": colour, "weight": "bold"}
-            write_text(
-                fig, f"{row['ranks'][number]} {symbol}", left, below, width, **style
-            )
-            if score is not None and np.isfinite(score):
+            write_text(fig, rank, left, below, width, **style)
+            if score not in ("", None) and np.isfinite(score):
                 style = {"size": 6, "color": SOFT, "align": "right"}
                 write_text(fig, f"{score:.2f}", left, below, width, **style)
             style = {"size": SMALLEST, "color": SOFT, "keep": 3}
-            write_text(fig, row["names"][number], left, below + 0.1, width, **style)
+            write_text(fig, row.names[number], left, below + 0.1, width, **style)
         top += strip
     write_lines(fig, notes, top)
     return fig
 
 
-def _check_strip(
-    query_photo,
-    photos,
-    relevance,
-    scores,
-    names=(),
-    credits=(),
-    query_box=None,
-    title="",
-    ranks=(),
-) -> dict:
-    """A row of `result_strips` with every list as long as the results."""
-    check_photo(query_photo, "query_photo")
-    for number, photo in enumerate(photos):
-        check_photo(photo, f"photos[{number}]")
-    if len(relevance) != len(photos):
-        raise ValueError(
-            f"`relevance` must have one entry for each of the {len(photos)} photos; "
-            f"got {len(relevance)}."
-        )
-    for kind in relevance:
-        relevance_mark(kind)
-    own = ""
-    if len(credits) == len(photos) + 1:
-        own, credits = credits[0], credits[1:]
-    scores = [None] * len(photos) if scores is None or not len(scores) else scores
-    return {
-        "query_photo": query_photo,
-        "photos": list(photos),
-        "relevance": list(relevance),
-        "scores": fill_list(scores, photos, "scores"),
-        "names": fill_list(names, photos, "names"),
-        "credits": fill_list(credits, photos, "credits"),
-        "query_credit": own,
-        "query_box": query_box,
-        "title": title,
-        "ranks": fill_list(ranks or range(1, len(photos) + 1), photos, "ranks"),
-    }
-
-
-def _credits(rows: Sequence[Mapping]) -> list[tuple[str, str]]:
+def _credits(rows: Sequence[_Strip]) -> list[tuple[str, str]]:
     """What each photo is called, or its rank, and its credit."""
     found: list[tuple[str, str]] = []
     for row in rows:
-        found.append(("query", row["query_credit"]))
-        for rank, name, credit in zip(
-            row["ranks"], row["names"], row["credits"], strict=True
-        ):
-            found.append((name or (str(rank) if len(rows) == 1 else ""), credit))
+        found.append(("query", row.query_credit))
+        ranks = map(str, row.ranks) if len(rows) == 1 else [""] * len(row.photos)
+        names = [name or rank for name, rank in zip(row.names, ranks, strict=True)]
+        found += zip(names, row.credits, strict=True)
     return found

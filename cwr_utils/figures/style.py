@@ -1,7 +1,6 @@
 """The look of all figures, and how they are saved."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.rcsetup import cycler
 from PIL import Image
 
 from cwr_utils.figures.text import FONT
+from cwr_utils.files import whole_file
 
 # Inches on paper: one column of a two-column page, and its full width. Charts are one
 # column wide and rows of photos a page, so that nothing is scaled when it is printed.
@@ -105,16 +105,14 @@ def save_figure(fig: Figure, name: str, figures_dir: str | Path) -> Path:
             f"`name` must be a plain file name, its folder goes to `figures_dir`; "
             f"got {name!r}."
         )
-    folder = Path(figures_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = [image.get_array() for axes in fig.axes for image in axes.images]
     photos = any(np.ndim(pixels) == 3 for pixels in pictures if pixels is not None)
     dpi = PHOTO_DPI if photos else mpl.rcParams["savefig.dpi"]
-    _write(folder / f"{name}.pdf", _render(fig, "pdf", dpi))
-    png = _render(fig, "png", dpi)
-    png = _smaller_png(png) if photos else png
-    path = folder / f"{name}.png"
-    _write(path, png)
+    path = Path(figures_dir, f"{name}.png")
+    for kind in ("pdf", "png"):
+        data = _render(fig, kind, dpi)
+        with whole_file(path.with_suffix(f".{kind}")) as part:
+            part.write_bytes(_smaller_png(data) if photos and kind == "png" else data)
     return path
 
 
@@ -148,13 +146,3 @@ def _pack(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="png", compress_level=6)  # 9: 0.5 % less, thrice the time
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Text that fits: measured in inches, wrapped, shortened, never read as a formula."""
 
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import TextToPath
@@ -37,37 +38,44 @@ def line_height(size: float) -> float:
 
 
 def fit_line(
-    text: str, width: float, size: float, keep: int = 0, weight: str = "normal"
+    text: object, width: float, size: float, keep: int = 0, weight: str = "normal"
 ) -> str:
-    """The text, shortened where it is wider than `width` inches.
+    """Plain text, shortened where it is wider than `width` inches.
 
     Args:
-        text: one line.
+        text: one line; see `plain_text`.
         width: inches.
         size: points.
         keep: letters of the end that stay, as names often differ there only.
         weight: of the font.
     """
-    if text_width(text, size, weight) <= width:
+    measure = partial(text_width, size=size, weight=weight)
+    return shorten(plain_text(text), width, measure, keep)
+
+
+def shorten(
+    text: str, width: float, measure: Callable[[str], float], keep: int = 0
+) -> str:
+    """The text, with an ellipsis before its last `keep` letters if it is too wide."""
+    if measure(text) <= width:
         return text
-    end = text[len(text) - keep :]
-    start = text[: len(text) - keep]
-    while start and text_width(f"{start}…{end}", size, weight) > width:
+    start, end = text[: len(text) - keep], text[len(text) - keep :]
+    while start and measure(f"{start}…{end}") > width:
         start = start[:-1]
     return start.rstrip(" \\,;-_") + "…" + end
 
 
 def wrap_text(
-    text: str,
+    text: object,
     width: float,
     size: float,
     lines: int = 1,
     keep: int = 0,
     weight: str = "normal",
 ) -> list[str]:
-    """Words in at most `lines` lines of `width` inches; the last may be shortened."""
+    """Plain text in `lines` lines at most; see `fit_line`."""
     done: list[str] = []
-    words = text.split()
+    words = plain_text(text).split()
     while words and len(done) < lines - 1:
         taken = 1
         while taken < len(words) and (

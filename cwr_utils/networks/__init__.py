@@ -82,13 +82,16 @@ def load(
         raise ValueError(
             f"`precision` must be one of {', '.join(PRECISIONS)}; got {precision!r}."
         )
-    usual = keras.config.dtype_policy()
+    usual, order = keras.config.dtype_policy(), keras.config.image_data_format()
     precision = precision or usual.name
     try:
         keras.config.set_dtype_policy(precision)
+        # Photos are, whatever a person's keras.json says.
+        keras.config.set_image_data_format("channels_last")
         network = _load(name, weights, seed, **options)
     finally:
         keras.config.set_dtype_policy(usual)
+        keras.config.set_image_data_format(order)
     # A path may be relative, and other processes work elsewhere.
     if weights not in ("imagenet", None):
         weights = os.path.abspath(weights)

@@ -8,6 +8,7 @@ Where a network ends in global average pooling (GAP) and one linear layer,
 `CamNetwork` holds such a network, cut before the GAP, with its linear layer.
 """
 
+import bisect
 import difflib
 import functools
 import hashlib
@@ -21,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from cwr_utils.arrays import check_shape
+from cwr_utils.images import MIN_SIDE
 
 _NON_NEGATIVE_ACTIVATIONS = {
     "relu",
@@ -96,7 +98,7 @@ class CamNetwork:
         name: str,
         backbone: keras.Model,
         class_weights: np.ndarray,
-        class_bias: np.ndarray,
+        class_bias: np.ndarray | None,
         class_names: Sequence[str],
         preprocess: Callable[[Any], Any],
         weights_sha256: str,
@@ -105,8 +107,10 @@ class CamNetwork:
         """Hold the parts; nothing is computed.
 
         Without a `default_layer` it is the widest layer with stride 16 and no
-        negative values, the last of equals.
+        negative values, the last of equals; a `class_bias` of None is all zero.
         """
+        if class_bias is None:
+            class_bias = np.zeros(len(class_names), np.float32)
         expected = (backbone.output.shape[-1], len(class_names))
         if class_weights.shape != expected or class_bias.shape != expected[1:]:
             raise ValueError(
@@ -122,7 +126,6 @@ class CamNetwork:
         self.recipe: tuple[Callable[..., CamNetwork], tuple] | None = None
         self._preprocess = preprocess
         self._default_layer = default_layer
-        self.smallest_input = 32
         self._maps_models: dict[str, keras.Model] = {}
 
     def __repr__(self) -> str:
@@ -195,6 +198,24 @@ class CamNetwork:
         return next((k.compute_dtype for k in layers if k.weights), "float32")
 
     @functools.cached_property
+    def smallest_input(self) -> int:
+        """Pixels that each side of an image needs, so that every layer has a cell.
+
+        At least `MIN_SIDE`. Unpadded layers need more, 75 in InceptionV3: with less,
+        TensorFlow does not only refuse, but may end the process.
+        """
+        sides = range(MIN_SIDE, 2048)
+        return sides[bisect.bisect_left(sides, True, key=self._takes)]
+
+    def _takes(self, side: int) -> bool:
+        """Whether shapes can be followed through all layers; nothing is computed."""
+        try:
+            shape = self.backbone.compute_output_shape((1, side, side, 3))
+        except ValueError:
+            return False
+        return min(shape) > 0
+
+    @functools.cached_property
     def default_layer(self) -> str:
         """The given one, or the widest with stride 16 and no negative values.
 
@@ -264,10 +285,16 @@ class CamNetwork:
             The dictionary of `maps_model`, as float32 arrays.
 
         Raises:
-            ValueError: if the images have another shape.
+            ValueError: if the images have another shape, or less than
+                `smallest_input` pixels on a side.
         """
         images = np.asarray(images)
-        check_shape(images, "B H W 3", "images")
+        _, height, width, _ = check_shape(images, "B H W 3", "images")
+        if min(height, width) < self.smallest_input:
+            raise ValueError(
+                f"{self.name} needs images of at least {self.smallest_input} pixels on "
+                f"each side; got {width} x {height}. Enlarge them before."
+            )
         return self.maps_model(layer).predict_on_batch(images)
 
 

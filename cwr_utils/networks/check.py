@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_sample_image
 
+from cwr_utils.arrays import softmax
 from cwr_utils.images import ResizePolicy, resize_image
 from cwr_utils.networks.cam_network import CamNetwork, top_classes
 
@@ -28,13 +29,11 @@ def check_top5(network: CamNetwork) -> pd.DataFrame:
     photos["china.jpg upside down"] = photos["china.jpg"][::-1, ::-1]
     images = np.stack([resize_image(photo, _SIZE) for photo in photos.values()])
     logits = network.maps(images)["logits"].astype(np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     best = top_classes(logits, min(5, logits.shape[1]))
     return pd.DataFrame(
         {
             photo: [f"{network.class_names[c]} ({row[c]:.1%})" for c in classes]
-            for photo, row, classes in zip(photos, probabilities, best, strict=True)
+            for photo, row, classes in zip(photos, softmax(logits), best, strict=True)
         },
         index=pd.RangeIndex(1, best.shape[1] + 1, name="rank"),
     )

@@ -7,7 +7,6 @@ BatchNorm, ReLU, GAP and one linear layer, so that its CAMs are exact.
 import hashlib
 import os
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import keras
 from keras import layers, ops
 
 from cwr_utils.networks.cam_network import CamNetwork, randomize
-from cwr_utils.networks.imagenet import class_names
+from cwr_utils.networks.imagenet import DEVIATION_RGB, MEAN_RGB, class_names
 from cwr_utils.networks.importers import (
     NamedArrays,
     WeightsError,
+    downloading,
     keras_file,
     weights_folder,
 )
@@ -30,11 +30,8 @@ NAME = "densenet161"
 FILE = "densenet161-8d451a50.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
 
-_MEAN_RGB = (0.485, 0.456, 0.406)
-_STD_RGB = (0.229, 0.224, 0.225)
 _EPSILON = 1e-5  # of BatchNorm: PyTorch's, not Keras's 1e-3
 _BOTTLENECK = 4  # a dense layer's first convolution has 4 * growth channels
-_DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,10 @@ def preprocess(images: Any) -> Any:
     The authors' code hands 0..255 to torchvision, which divided it by 255 in 2017;
     today's would not, so that a literal port is wrong.
     """
-    mean, std = (ops.convert_to_tensor(v, images.dtype) for v in (_MEAN_RGB, _STD_RGB))
-    return (images / 255.0 - mean) / std
+    mean, deviation = (
+        ops.convert_to_tensor(v, images.dtype) for v in (MEAN_RGB, DEVIATION_RGB)
+    )
+    return (images / 255.0 - mean) / deviation
 
 
 def _build(sizes: Sizes) -> keras.Model:
@@ -143,21 +142,10 @@ def _build(sizes: Sizes) -> keras.Model:
 
 def _fetch() -> Path:
     path = weights_folder() / FILE
-    if path.is_file():
-        return path
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
-    try:
-        return Path(keras.utils.get_file(FILE, URL, cache_subdir="models"))
-    except Exception as error:  # Keras raises a bare one
-        raise WeightsError(
-            f"the ImageNet weights of {NAME} cannot be downloaded on this machine. "
-            f"Fetch {FILE} (116 MB) elsewhere, from {URL}, and put it into "
-            f"{weights_folder()}; or pass `weights` its path, or None for random "
-            f"weights. Keras says: {error}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+    if not path.is_file():
+        with downloading(NAME, URL):
+            return Path(keras.utils.get_file(FILE, URL, cache_subdir="models"))
+    return path
 
 
 def _load_state_dict(model: keras.Model, path: Path) -> str:

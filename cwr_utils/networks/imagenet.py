@@ -1,8 +1,12 @@
-"""The names of the 1,000 ImageNet classes, in the order of every network here."""
+"""The 1,000 ImageNet classes, in the order of every network here, and its colours."""
 
 import functools
 import importlib.resources
 import json
+
+# Of the colours of ImageNet's photos, in 0..1; many networks standardise with them.
+MEAN_RGB = (0.485, 0.456, 0.406)
+DEVIATION_RGB = (0.229, 0.224, 0.225)
 
 # Two pairs of classes share their first name.
 _AMBIGUOUS = {134: "crane (bird)", 517: "crane (machine)", 639: "tank suit"}

@@ -7,18 +7,17 @@ so such networks are refused.
 
 import difflib
 import os
-import re
-import socket
 import types
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from cwr_utils.networks.cam_network import CamNetwork, hash_arrays, randomize
-from cwr_utils.networks.imagenet import class_names
-from cwr_utils.networks.importers import WeightsError, keras_file, weights_folder
+from cwr_utils.networks.imagenet import DEVIATION_RGB, class_names
+from cwr_utils.networks.importers import downloading, keras_file
 
 PREFIX = "keras:"
 # Those that end in GAP + Dense; `load` looks at the network itself, not at this.
@@ -42,7 +41,6 @@ NAMES = (
 # The paper's: the authors' code pools the output of the last block, as it does with
 # DenseNet-161. The others have the default of `CamNetwork`.
 _DEFAULT_LAYERS = {"ResNet50": "conv5_block3_out"}
-_DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
 
 def load(
@@ -57,10 +55,8 @@ def load(
     Args:
         name: "keras:" and the name of the constructor.
         weights: "imagenet" (Keras downloads them into its cache folder), None for
-            random ones, or a ``.weights.h5``, ``.h5`` or ``.keras`` file for the
-            network that the constructor builds with ``weights=None``. Keras scales
-            the input of EfficientNetB0-B7 differently for its ImageNet weights, so
-            those belong into the cache folder, not here.
+            random ones, or a ``.weights.h5``, ``.h5`` or ``.keras`` file, of this
+            network or as Keras publishes it.
         seed: of the random weights.
 
     Raises:
@@ -75,10 +71,12 @@ def load(
         weights_id = randomize(model, seed)
     elif weights == "imagenet":
         _split(name, model)  # a network that is refused is not worth a download
-        model = _with_imagenet_weights(name, constructor)
+        with downloading(name):
+            model = constructor(weights="imagenet", classifier_activation=None)
         weights_id = f"arrays:{hash_arrays(model.get_weights())}"
     else:
         weights_id = keras_file.load_weights(model, weights, name)
+        _mend_normalization(model)
     backbone, classifier = _split(name, model)
     class_weights, class_bias = classifier.get_weights()
     return CamNetwork(
@@ -149,27 +147,21 @@ def _split(name: str, model: keras.Model) -> tuple[keras.Model, layers.Dense]:
             f"Keras builds it with, not at any: {error}"
         ) from error
     backbone.set_weights(fixed_size.get_weights())
+    for layer in backbone.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()  # it computes with a copy of its weights
     return backbone, classifier
 
 
-def _with_imagenet_weights(
-    name: str, constructor: Callable[..., keras.Model]
-) -> keras.Model:
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
-    try:
-        return constructor(weights="imagenet", classifier_activation=None)
-    except Exception as error:
-        # Keras raises a bare Exception with the address in its text.
-        address = re.search(r"https?://\S+?\.(?:h5|keras)", str(error))
-        if not address:
-            raise
-        url = address.group()
-        raise WeightsError(
-            f"the ImageNet weights of {name} cannot be downloaded on this machine. "
-            f"Fetch {url.rsplit('/', 1)[1]} elsewhere, from {url}, and put it into "
-            f"{weights_folder()}; or pass `weights` the path of a weight file, or "
-            f"None for random weights. Keras says: {error}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+def _mend_normalization(model: keras.Model) -> None:
+    """Let ImageNet's colours have the deviation that they have.
+
+    The files that Keras publishes for EfficientNetB0-B7 hold deviations where its
+    layer expects variances. ``constructor(weights="imagenet")`` makes up for it with
+    another Rescaling layer, ``constructor(weights=None)`` does not.
+    """
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization) and layer.weights:
+            mean, variance, count = layer.get_weights()
+            if np.allclose(variance, DEVIATION_RGB):
+                layer.set_weights([mean, variance**2, count])

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
-import cv2
 import ipywidgets
 import numpy as np
 import traitlets
 
 from cwr_utils.datasets import Dataset, Query
+from cwr_utils.figures.canvas import fit_photo
 from cwr_utils.figures.panels import Picture
-from cwr_utils.images import MIN_SIDE, Box, ImageError, read_image
+from cwr_utils.images import MIN_SIDE, Box, decode, read_image
 from cwr_utils.store import StoreError
 
 # Errors that a person can mend; everything else is a bug and shows a traceback.
@@ -71,10 +70,8 @@ def open_source(data: Dataset, kind: str, which: Any) -> Source:
         ImageError: if the file cannot be read.
     """
     query = data.queries[which] if kind == "query" else Query(which, which)
-    path = data.path(query.image)
-    photo = read_image(path)
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Source(query, photo, content, data.credit(query.image), kind == "query")
+    photo, sha256 = read_image(data.path(query.image)), data.sha256(query.image)
+    return Source(query, photo, sha256, data.credit(query.image), kind == "query")
 
 
 def read_upload(name: str, content: bytes) -> Source:
@@ -83,14 +80,8 @@ def read_upload(name: str, content: bytes) -> Source:
     Raises:
         ImageError: if it is no image, or not a whole one.
     """
-    with tempfile.TemporaryDirectory(prefix="cwr-") as folder:
-        path = Path(folder) / f"upload{Path(name).suffix}"
-        path.write_bytes(content)
-        try:
-            photo = read_image(path)
-        except ImageError as error:
-            raise ImageError(str(error).replace(str(path), name)) from error
-    return Source(Query(name, ""), photo, hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Source(Query(name, ""), decode(content, name), sha256)
 
 
 def check_region(box: Box | None) -> Box | None:
@@ -192,6 +183,8 @@ class PhotoPanel(ipywidgets.VBox):
                 self._open(read_upload(file["name"], bytes(file["content"])))
                 with self.choice.hold_trait_notifications():
                     self.choice.value = None
+            # Or the same file, uploaded again, would be no change.
+            self.upload.value = ()
 
     def _open(self, source: Source) -> None:
         self.source = source
@@ -200,12 +193,9 @@ class PhotoPanel(ipywidgets.VBox):
 
     def _show_source(self) -> None:
         photo = self.source.photo
-        height, width = photo.shape[:2]
-        scale = min(1.0, _SHOWN / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+        small = fit_photo(photo, _SHOWN, _SHOWN)
         with self.photo.hold_sync():
-            self.photo.size = [width, height]
+            self.photo.size = list(photo.shape[1::-1])
             self.photo.text = f"Photo {self.source.query.name}"
             self.photo.jpeg = Picture(small, "").jpeg()
         self.own.disabled = self.source.query.box is None

@@ -1,9 +1,15 @@
 """Readers of weight files: bytes in, named NumPy arrays out."""
 
 import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+_DOWNLOAD_TIMEOUT = 20.0  # seconds without a byte
 
 
 class WeightsError(ValueError):
@@ -57,6 +63,47 @@ class NamedArrays:
 def weights_folder() -> Path:
     """Return the folder where `weights="imagenet"` looks: Keras's own for weights."""
     return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+
+
+def weight_file(path: str | os.PathLike) -> Path:
+    """Return the path of a weight file that is there.
+
+    Raises:
+        WeightsError: if it is not.
+    """
+    if not os.path.isfile(path):
+        raise WeightsError(f"there is no weight file {path}")
+    return Path(path)
+
+
+@contextmanager
+def downloading(network: str, url: str = "") -> Iterator[None]:
+    """Let Keras fetch the weights of a network, but not wait for ever.
+
+    Args:
+        network: its name, for the error.
+        url: where they are; if not given, Keras's own error names it.
+
+    Raises:
+        WeightsError: if they cannot be had; it says what to fetch by hand, and how
+            to use it.
+    """
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    except Exception as error:  # Keras raises a bare one
+        url = url or "".join(re.findall(r"https?://\S+?\.(?:h5|keras)", str(error))[:1])
+        if not url:
+            raise
+        raise WeightsError(
+            f"the ImageNet weights of {network} cannot be downloaded on this machine. "
+            f"Fetch {url.rsplit('/', 1)[1]} elsewhere, from {url}, and put it into "
+            f"{weights_folder()}, or give its path as `weights`; None makes random "
+            f"ones. Keras says: {error}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def describe_start(path: str | os.PathLike) -> str:

@@ -11,11 +11,10 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from cwr_utils.networks.importers import WeightsError, describe_start
+from cwr_utils.networks.importers import WeightsError, describe_start, weight_file
 
 # Field of the network -> fields of its layers: name, blobs, convolution_param.
 _LAYER_FIELDS = {2: (4, 6, 10), 100: (1, 7, 106)}
@@ -48,9 +47,7 @@ def read_layers(path: str | os.PathLike) -> dict[str, CaffeLayer]:
         WeightsError: if the file is missing, truncated or no caffemodel; it names
             the last layer that could be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file {path}")
+    path = weight_file(path)
     layers: dict[str, CaffeLayer] = {}
     try:
         for number, value in _fields(memoryview(path.read_bytes())):

@@ -8,12 +8,11 @@ every library that computes cross-correlations, Keras 3 among them.
 """
 
 import os
-from pathlib import Path
 
 import h5py
 import numpy as np
 
-from cwr_utils.networks.importers import WeightsError, describe_start
+from cwr_utils.networks.importers import WeightsError, describe_start, weight_file
 
 
 def read_layers(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, ...]]:
@@ -29,9 +28,7 @@ def read_layers(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, ...]]:
         WeightsError: if the file is missing, truncated, in another format, or was
             written by another backend than Theano.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file {path}")
+    path = weight_file(path)
     if not h5py.is_hdf5(path):
         raise WeightsError(f"{path} is no HDF5 file; {describe_start(path)}")
     layers: dict[str, tuple[np.ndarray, ...]] = {}

@@ -4,18 +4,17 @@ import hashlib
 import os
 import re
 import warnings
-from pathlib import Path
 
 import keras
 
 from cwr_utils.networks.cam_network import CamNetwork
-from cwr_utils.networks.importers import WeightsError
+from cwr_utils.networks.importers import WeightsError, weight_file
 
 
 def with_classifier(backbone: keras.Model, classes: int) -> keras.Model:
     """Put global average pooling and a linear layer `CAM_fc` behind a backbone."""
-    pooled = keras.layers.GlobalAveragePooling2D(name="CAM_pool")(backbone.output)
-    logits = keras.layers.Dense(classes, name="CAM_fc")(pooled)
+    pool = keras.layers.GlobalAveragePooling2D("channels_last", name="CAM_pool")
+    logits = keras.layers.Dense(classes, name="CAM_fc")(pool(backbone.output))
     return keras.Model(backbone.input, logits, name=backbone.name)
 
 
@@ -34,9 +33,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, name: str) -> str:
         WeightsError: if the file is missing, damaged or of another model; it names
             the layer, the expected and the found shape.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file {path}")
+    path = weight_file(path)
     if path.suffix not in (".h5", ".keras"):
         raise WeightsError(
             f"expected a .weights.h5, .h5 or .keras file for {name}; got {path}"

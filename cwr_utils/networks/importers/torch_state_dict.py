@@ -17,12 +17,11 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from cwr_utils.networks.importers import WeightsError, describe_start
+from cwr_utils.networks.importers import WeightsError, describe_start, weight_file
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -124,9 +123,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         WeightsError: if the file is missing, truncated, in another format, or
             names anything outside the closed table. None of its code is run.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file {path}")
+    path = weight_file(path)
     try:
         with path.open("rb") as file:
             start = file.read(4)
