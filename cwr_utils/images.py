@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 try:  # what iPhones write
     from pillow_heif import register_heif_opener
@@ -361,7 +361,7 @@ def _read_bytes(path: str | Path) -> bytes:
         raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _inspect(data: bytes, name: str | Path) -> tuple[Image.Image, int]:
+def _inspect(data: bytes, name: str | Path) -> tuple[ImageFile.ImageFile, int]:
     """The picture, not decoded yet, and its EXIF orientation 1..8 (1 = upright).
 
     Raises:
@@ -395,7 +395,7 @@ def _inspect(data: bytes, name: str | Path) -> tuple[Image.Image, int]:
     return image, orientation if known else 1
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     """The header, whatever Pillow's own limit, which is for all of this process."""
     with _PILLOW:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -405,7 +405,7 @@ def _open(data: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _is_complete(data: bytes, image: Image.Image) -> bool:
+def _is_complete(data: bytes, image: ImageFile.ImageFile) -> bool:
     """Whether the end of a JPEG, PNG, WebP or BMP file is there; True for others."""
     if data.startswith(_JPEG):
         return data.endswith(b"\xff\xd9") or _jpeg_is_complete(data)
@@ -415,11 +415,12 @@ def _is_complete(data: bytes, image: Image.Image) -> bool:
         return len(data) >= struct.unpack("<I", data[4:8])[0] + 8
     if image.format == "BMP":  # some writers get the size in its header wrong
         decoder, _, start, how = image.tile[0]
-        return decoder != "raw" or len(data) >= start + how[1] * image.height
+        row = how[1] if decoder == "raw" and isinstance(how, tuple) else 0
+        return len(data) >= start + row * image.height
     return True
 
 
-def _pixels(data: bytes, image: Image.Image) -> np.ndarray:
+def _pixels(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
     """(H, W, 3) uint8, RGB, as stored."""
     if data.startswith(_JPEG):
         try:  # OpenCV and Pillow mend what they can, without a word

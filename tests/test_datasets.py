@@ -759,7 +759,7 @@ def test_all_problems_of_the_csv_files_are_listed(tmp_path):
     for part in (
         "g.csv, line 2: image 'a' could be a.jpg or a.png",
         "g.csv, line 4: image 'b.jpg' is in 1 and 2",
-        "g.csv, line 5: image 'b.jpg' has an empty group",
+        "g.csv, line 5: image 'b.jpg' is in 1 and no group",
         "g.csv, line 6: image 'zz' is not in the folder",
         "q.csv, line 2: image 'yy' is not in the folder",
         "q.csv, line 3: x1, y1, x2, y2 must be four numbers; got 0, 0, x, 1",

@@ -145,7 +145,7 @@ def test_all_problems_of_an_official_layout_are_listed(tmp_path):
 def test_damaged_images_can_be_left_out_of_an_official_layout(tmp_path):
     make_oxford(tmp_path)
     (tmp_path / "oxbuild_images" / "tower_000002.jpg").write_bytes(b"")
-    with pytest.warns(UserWarning, match="1 images are left out"):
+    with pytest.warns(UserWarning, match="1 files are left out"):
         oxford = datasets.load("oxford5k", tmp_path, skip_unreadable=True)
     assert len(oxford.images) == 5
     assert oxford.queries[0].positives == {"tower_000000", "tower_000001"}
@@ -166,6 +166,7 @@ def test_real_oxford_images(dev_data):
         assert query.image in query.positives
         check_box(query.box, oxford.size(query.image))
     assert oxford.queries[0].box == (187.7, 17.1, 887.5, 238.9)
+    assert len({query.landmark for query in oxford.queries}) == 6
 
 
 # --- distractors ----------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from cwr_utils.datasets.download import RemoteFile, fetch
 from cwr_utils.evaluation import revisited_ground_truth
 
 BASES = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
+_TOWNS = ("oxford", "paris_general")
 _KINDS = ("easy", "hard", "junk")
 _HOST = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -89,7 +91,8 @@ def load(
                 {images[row] for row in label[kind]} & found.keys() for kind in _KINDS
             )
             sets = revisited_ground_truth(easy, hard, junk, difficulty)
-            queries.append(Query(image, image, label["bbx"], *sets))
+            landmark = _landmark(image, easy | hard)
+            queries.append(Query(image, image, label["bbx"], *sets, landmark=landmark))
     paths = {image: found[image] for image in images if image in found}
     return checked_dataset(
         name,
@@ -101,6 +104,18 @@ def load(
         advice="Complete the images; subset=True searches those that are there.",
         query_paths={image: found[image] for image in query_images if image in found},
     )
+
+
+def _landmark(image: str, positives: set[str]) -> str:
+    """By the name of the query photo; by most of its positives if that is the town's.
+
+    oxford_002985 is in the same group of five queries as all_souls_000013.
+    """
+    names = [oxford_paris.without_number(name) for name in (image, *sorted(positives))]
+    named = [name for name in names if name not in _TOWNS]
+    if names[0] in _TOWNS and named:
+        return Counter(named).most_common(1)[0][0]
+    return names[0]
 
 
 def _read_truth(path: Path) -> tuple[list[str], list[str], list[dict]]:
