@@ -47,6 +47,7 @@ _CELL_EPSILON = 1e-9
 
 # A phone takes 200 million pixels; decoded, these are 0.8 GB.
 MAX_PIXELS = 2**28
+MAX_RESIZED = 2**26
 
 _PILLOW = threading.Lock()
 _ORIENTATION_TAG = 0x0112
@@ -129,11 +130,6 @@ def check_image(path: str | Path) -> Facts:
     return Facts(size, hashlib.sha256(data).hexdigest())
 
 
-def image_size(path: str | Path) -> Size:
-    """(width, height) as `read_image` would return it, without decoding."""
-    return check_image(path).size
-
-
 @dataclass(frozen=True)
 class ResizePolicy:
     """To which size an image is brought before the network sees it.
@@ -199,7 +195,12 @@ class ResizePolicy:
         return f"{self.mode}:{self.sides[0]}"
 
     def target_size(self, width: int, height: int) -> Size:
-        """(width, height) that an image of this size is brought to."""
+        """(width, height) that an image of this size is brought to.
+
+        Raises:
+            ImageError: if that is more than a network can be given (2 x 600 pixels
+                would become 720 x 216,000 under "shorter:720").
+        """
         if width < 1 or height < 1:
             raise ValueError(f"An image has at least 1x1 pixels; got {width}x{height}.")
         if self.mode == "fixed":
@@ -211,7 +212,13 @@ class ResizePolicy:
             scale = self.sides[0] / min(width, height)
         elif self.mode == "longer":
             scale = self.sides[0] / max(width, height)
-        return _round_side(width * scale), _round_side(height * scale)
+        size = _round_side(width * scale), _round_side(height * scale)
+        if size[0] * size[1] > MAX_RESIZED:
+            raise ImageError(
+                f"{width}x{height} pixels become {size[0]}x{size[1]} under {self}, "
+                f"more than {MAX_RESIZED:,} in all; crop it or leave it out."
+            )
+        return size
 
 
 def resize_image(image: np.ndarray, policy: ResizePolicy) -> np.ndarray:

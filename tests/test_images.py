@@ -395,6 +395,17 @@ def test_a_part_is_scaled_like_the_whole(china):
     )
 
 
+def test_a_thin_picture_does_not_become_too_large_for_any_network():
+    policy = ResizePolicy.parse("shorter:720")
+    with pytest.raises(ImageError, match="2x600 pixels become 720x216000 under short"):
+        policy.target_size(2, 600)
+    assert policy.target_size(20_000, 2_000) == (7200, 720)  # a panorama
+    assert ResizePolicy.parse("longer:720").target_size(2, 600) == (32, 720)
+    assert ResizePolicy.parse("native").target_size(8192, 8192) == (8192, 8192)
+    with pytest.raises(ImageError, match="under native"):
+        ResizePolicy.parse("native").target_size(8192, 8208)
+
+
 def test_squares_stand_where_the_policy_says_so():
     policy = ResizePolicy.parse("64x48")
     upright = replace(policy, squares_upright=True)

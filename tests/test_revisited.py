@@ -117,7 +117,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("make", MAKERS)
 def test_lists_and_arrays_are_read_alike(root, make, protocol):
     expected = datasets.load("roxford5k", root)

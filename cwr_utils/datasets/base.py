@@ -18,7 +18,15 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from cwr_utils.files import whole_folder
-from cwr_utils.images import Box, Facts, ImageError, Size, check_box, check_image
+from cwr_utils.images import (
+    Box,
+    Facts,
+    ImageError,
+    ResizePolicy,
+    Size,
+    check_box,
+    check_image,
+)
 
 _THREADS = 8
 
@@ -177,6 +185,14 @@ class Dataset:
     def size(self, name: str) -> Size:
         """(width, height) of an image or query image, upright."""
         return self._look([name])[0].size
+
+    def target_size(self, name: str, policy: ResizePolicy) -> Size:
+        """(width, height) that `policy` gives it; ImageError with its name if none."""
+        size = self.size(name)
+        try:
+            return policy.target_size(*size)
+        except ImageError as error:
+            raise ImageError(f"{self.path(name)}: {error}") from error
 
     def sha256(self, name: str) -> str:
         """SHA-256 of the file of an image or query image."""

@@ -30,7 +30,9 @@ BASES = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
 _TOWNS = ("oxford", "paris_general")
 _KINDS = ("easy", "hard", "junk")
 _HOST = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMPY = {
+    f"numpy.{c}.{m}" for c in ("core", "_core") for m in ("multiarray", "numeric")
+}
 
 
 def load(
@@ -169,9 +171,13 @@ class _Array:
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, _, data = state
-        self.values = kind.read(data)
-        if len([side for side in shape if side != 1]) > 1:
-            raise pickle.UnpicklingError(f"an array of shape {shape} instead of a list")
+        self.values = _read_array(data, kind, shape)
+
+
+def _read_array(data: bytes, kind: _Number, shape: tuple, order: str = "C") -> list:
+    if len([side for side in shape if side != 1]) > 1:
+        raise pickle.UnpicklingError(f"an array of shape {shape} instead of a list")
+    return kind.read(data)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -185,6 +191,8 @@ class _PlainUnpickler(pickle.Unpickler):
         """Look a name up in the closed table; never import it."""
         if module in _NUMPY and name == "_reconstruct":
             return lambda *_: _Array()
+        if module in _NUMPY and name == "_frombuffer":  # from protocol 5 on
+            return _read_array
         if module in _NUMPY and name == "scalar":
             return lambda kind, data: kind.read(data)[0]
         if (module, name) == ("numpy", "ndarray"):
