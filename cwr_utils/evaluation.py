@@ -9,7 +9,6 @@ and fast spatial matching", CVPR 2007 (its program `compute_ap`); of the revisit
 Radenovic et al., "Revisiting Oxford and Paris", CVPR 2018.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,33 +164,34 @@ def mean_average_precision(per_query: pd.DataFrame) -> float:
 
 
 def landmarks(queries: Iterable[Any]) -> dict[str, str]:
-    """Tell which queries ask for the same thing: those that share an image.
+    """Tell which queries ask for the same thing.
+
+    A query's `landmark` says so. Queries without one are taken together where they
+    share an image (their own or a positive), and the name tells: "b (shares photos)".
+    That may join too many: two landmarks can be in one photo.
 
     Args:
-        queries: with `name`, `image` and `positives`.
+        queries: with `name`, `image` and `positives`, and `landmark` where it is known.
 
     Returns:
-        Query name -> name of its landmark: what the names of its queries begin with
-        ("all_souls" of all_souls_1 ... all_souls_5), or the first of them where other
-        landmarks would have the same name.
+        Query name -> name of its landmark, in order. An unnamed one is called by its
+        first query.
     """
+    found: dict[str, str] = {}
     groups: list[tuple[set[str], list[str]]] = []
     for query in queries:
+        found[query.name] = getattr(query, "landmark", "")
+        if found[query.name]:
+            continue
         images, names = {query.image, *query.positives}, [query.name]
         joined = [group for group in groups if group[0] & images]
-        for group in joined:
-            groups.remove(group)
+        groups = [group for group in groups if group not in joined]
         images = images.union(*(group[0] for group in joined))
-        names = [name for group in joined for name in group[1]] + names
-        groups.append((images, names))
-    starts = [
-        os.path.commonprefix(names).rstrip("_-. 0123456789") for _, names in groups
-    ]
-    return {
-        name: start if start and starts.count(start) == 1 else names[0]
-        for start, (_, names) in zip(starts, groups, strict=True)
-        for name in names
-    }
+        groups.append((images, [n for group in joined for n in group[1]] + names))
+    for _, names in groups:
+        shared = " (shares photos)" if len(names) > 1 else ""
+        found |= dict.fromkeys(names, names[0] + shared)
+    return found
 
 
 class Interval(NamedTuple):
@@ -378,20 +378,18 @@ def precision_recall(
 
     Args:
         ranking: L image names without junk, plus junk.
-        positives: at least one name.
+        positives: names to be found.
         junk: names to be passed over.
 
     Returns:
         Recall and precision, (L + 1,) each: before the first image (0 and 1), then
-        after each one.
+        after each one. Without positives the recall is NaN, as the AP is.
 
     Raises:
-        ValueError: if there are no positives, and as `ranks_without_junk`.
+        ValueError: as `ranks_without_junk`.
     """
-    if not positives:
-        raise ValueError("a precision-recall curve needs at least one positive.")
     hits = np.cumsum(_hits(ranking, positives, junk))
-    recall = np.concatenate([[0.0], hits / len(positives)])
+    recall = np.concatenate([[0.0], hits]) / (len(positives) or np.nan)
     precision = np.concatenate([[1.0], hits / np.arange(1, hits.size + 1)])
     return recall, precision
 

@@ -11,13 +11,23 @@ import io
 import math
 import re
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+try:  # what iPhones write
+    from pillow_heif import register_heif_opener
+except ImportError:
+    READS_HEIF = False
+else:
+    register_heif_opener()
+    READS_HEIF = True
 
 Box = tuple[float, float, float, float]
 Cells = tuple[int, int, int, int]
@@ -35,15 +45,27 @@ BOX_TOLERANCE = 1.0
 # exactly on the border of a cell does not touch the next cell.
 _CELL_EPSILON = 1e-9
 
+# A phone takes 200 million pixels; decoded, these are 0.8 GB.
+MAX_PIXELS = 2**28
+MAX_RESIZED = 2**26
+
+_PILLOW = threading.Lock()
 _ORIENTATION_TAG = 0x0112
+_JPEG = b"\xff\xd8"
 _PNG_END = b"IEND\xaeB`\x82"
 # In JPEG scan data 0xFF is followed by 0x00, a restart marker or fill bytes; any
 # other byte starts the marker that ends the scan.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# What libjpeg warns of in whole photos too: odd headers of some phones and programs,
+# and a few bytes of padding. (Damage leaves more bytes over, or none.)
+_HARMLESS = re.compile(
+    "Invalid SOS parameters|unknown JFIF revision|Unknown Adobe color"
+    r"|: \d extraneous bytes before marker 0xd9"
+)
 
 
 class ImageError(ValueError):
-    """An image file is missing, empty, truncated, or no image at all."""
+    """An image file is missing, empty, truncated, damaged, or no image at all."""
 
 
 class Facts(NamedTuple):
@@ -61,12 +83,16 @@ class Facts(NamedTuple):
 def read_image(path: str | Path) -> np.ndarray:
     """Decode a picture, upright (EXIF orientation applied). Opens the file once.
 
+    A damaged file is an error as far as its format can tell: of a JPEG nearly always, a
+    PNG always; not of lossy WebP, nor of what is stored without a check or a code to
+    break (BMP, GIF, many TIFF files, single bits of a JPEG).
+
     Returns:
-        (H, W, 3) uint8, RGB. Grey pictures are repeated, transparency is dropped.
+        (H, W, 3) uint8, RGB. Grey pictures are repeated, transparency is dropped, of
+        several pictures the first is taken.
 
     Raises:
-        ImageError: if the file is missing, empty, truncated or no image. (OpenCV
-            alone would return a truncated JPEG with its lower part grey.)
+        ImageError: if the file is missing, empty, truncated, damaged or no image.
     """
     return decode(_read_bytes(path), path)
 
@@ -78,18 +104,14 @@ def decode(data: bytes, name: str | Path) -> np.ndarray:
         data: a whole file.
         name: of the picture, for the message.
     """
-    orientation = _inspect(data, name)[1]
+    image, orientation = _inspect(data, name)
     try:
-        image = cv2.imdecode(
-            np.frombuffer(data, np.uint8),
-            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
-        )
-    except cv2.error as error:
-        raise ImageError(f"{name}: OpenCV cannot decode it ({error.err}).") from error
-    if image is None:
-        raise ImageError(f"{name}: the image data cannot be decoded (damaged file?).")
+        pixels = _pixels(data, image)
+    except Exception as error:  # each decoder has its own ones for damaged files
+        reason = getattr(error, "err", error)
+        raise ImageError(f"{name}: damaged, or unknown inside ({reason}).") from error
     # One reader of the EXIF tag for pixels and sizes, so that they always agree.
-    return cv2.cvtColor(_upright(image, orientation), cv2.COLOR_BGR2RGB)
+    return _upright(pixels, orientation)
 
 
 def check_image(path: str | Path) -> Facts:
@@ -102,14 +124,10 @@ def check_image(path: str | Path) -> Facts:
         ImageError: what is wrong with the file.
     """
     data = _read_bytes(path)
-    (width, height), orientation = _inspect(data, path)
+    image, orientation = _inspect(data, path)
+    width, height = image.size
     size = (height, width) if orientation >= 5 else (width, height)
     return Facts(size, hashlib.sha256(data).hexdigest())
-
-
-def image_size(path: str | Path) -> Size:
-    """(width, height) as `read_image` would return it, without decoding."""
-    return check_image(path).size
 
 
 @dataclass(frozen=True)
@@ -177,7 +195,12 @@ class ResizePolicy:
         return f"{self.mode}:{self.sides[0]}"
 
     def target_size(self, width: int, height: int) -> Size:
-        """(width, height) that an image of this size is brought to."""
+        """(width, height) that an image of this size is brought to.
+
+        Raises:
+            ImageError: if that is more than a network can be given (2 x 600 pixels
+                would become 720 x 216,000 under "shorter:720").
+        """
         if width < 1 or height < 1:
             raise ValueError(f"An image has at least 1x1 pixels; got {width}x{height}.")
         if self.mode == "fixed":
@@ -189,7 +212,13 @@ class ResizePolicy:
             scale = self.sides[0] / min(width, height)
         elif self.mode == "longer":
             scale = self.sides[0] / max(width, height)
-        return _round_side(width * scale), _round_side(height * scale)
+        size = _round_side(width * scale), _round_side(height * scale)
+        if size[0] * size[1] > MAX_RESIZED:
+            raise ImageError(
+                f"{width}x{height} pixels become {size[0]}x{size[1]} under {self}, "
+                f"more than {MAX_RESIZED:,} in all; crop it or leave it out."
+            )
+        return size
 
 
 def resize_image(image: np.ndarray, policy: ResizePolicy) -> np.ndarray:
@@ -339,48 +368,81 @@ def _read_bytes(path: str | Path) -> bytes:
         raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _inspect(data: bytes, name: str | Path) -> tuple[Size, int]:
-    """(width, height) as stored, and the EXIF orientation 1..8 (1 = upright).
+def _inspect(data: bytes, name: str | Path) -> tuple[ImageFile.ImageFile, int]:
+    """The picture, not decoded yet, and its EXIF orientation 1..8 (1 = upright).
 
     Raises:
-        ImageError: if it is no image, or its end is missing.
+        ImageError: if it is no image, too large, or its end is missing.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty.")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            # The method of PNG files decodes all pixels, to find a tag behind them;
-            # the standard has it before them.
-            orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        image = _open(data)
+        # The method of PNG files decodes all pixels, to find a tag behind them; the
+        # standard has it before them.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        whole = _is_complete(data, image)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that can be read.") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # each format has its own ones for damaged files
         raise ImageError(f"{name}: its header cannot be read ({error}).") from error
-    if not _is_complete(data):
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {width}x{height} pixels are more than the {MAX_PIXELS:,} that "
+            "are read; make it smaller."
+        )
+    if not whole:
         raise ImageError(
             f"{name}: the file is truncated ({len(data)} bytes, its end is missing); "
             "copy or download it again."
         )
-    return image.size, orientation if orientation in range(1, 9) else 1
+    # Pillow and OpenCV turn TIFF files themselves.
+    known = orientation in range(1, 9) and image.format != "TIFF"
+    return image, orientation if known else 1
 
 
-def _is_complete(data: bytes) -> bool:
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """The header, whatever Pillow's own limit, which is for all of this process."""
+    with _PILLOW:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _is_complete(data: bytes, image: ImageFile.ImageFile) -> bool:
     """Whether the end of a JPEG, PNG, WebP or BMP file is there; True for others."""
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(_JPEG):
         return data.endswith(b"\xff\xd9") or _jpeg_is_complete(data)
-    if data.startswith(b"\x89PNG"):
+    if image.format == "PNG":
         return _PNG_END in data
-    if data.startswith(b"RIFF"):  # WebP
+    if image.format == "WEBP":
         return len(data) >= struct.unpack("<I", data[4:8])[0] + 8
-    if data.startswith(b"BM"):
-        return len(data) >= struct.unpack("<I", data[2:6])[0]
+    if image.format == "BMP":  # some writers get the size in its header wrong
+        decoder, _, start, how = image.tile[0]
+        row = how[1] if decoder == "raw" and isinstance(how, tuple) else 0
+        return len(data) >= start + row * image.height
     return True
+
+
+def _pixels(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
+    """(H, W, 3) uint8, RGB, as stored."""
+    if data.startswith(_JPEG):
+        try:  # OpenCV and Pillow mend what they can, without a word
+            return simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError as error:
+            if not _HARMLESS.search(str(error)):
+                raise
+    # Pillow does not check PNG data, and cuts 16 bits off instead of scaling them.
+    elif image.format not in ("PNG", "WEBP", "BMP") and image.mode[0] not in "IF":
+        return np.array(image.convert("RGB"))
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise ValueError("OpenCV cannot read its data")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -308,9 +308,9 @@ def load_data(
     loaded = datasets.load(dataset, data_root)
     if not loaded.queries:
         raise datasets.DatasetError(
-            f"{loaded.name} has no queries. Put a groups.csv (columns image, group: "
-            "photos of one group show the same thing) or a queries.csv (columns image, "
-            "and x1, y1, x2, y2 for a box) into the folder."
+            f"{loaded.name} has no queries: {loaded.note}. They come from a groups.csv "
+            "(columns image, group: photos of one group show the same thing) or a "
+            "queries.csv (columns image, and x1, y1, x2, y2 for a box) in the folder."
         )
     training = datasets.load(whitening_dataset, whitening_root)
     if training.name == loaded.name:

@@ -25,7 +25,7 @@ from cwr_utils.datasets import Dataset, DatasetError, Query
 from cwr_utils.datasets.base import unreadable_images
 from cwr_utils.datasets.folder import SUFFIXES, find_images
 from cwr_utils.extraction import Describer, ImageMaps, Setup
-from cwr_utils.images import Box, ImageError, check_box, read_image
+from cwr_utils.images import Box, Facts, ImageError, check_box, read_image
 from cwr_utils.networks import CamNetwork
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.store import JoinedStore, MemoryStore, Store
@@ -278,8 +278,9 @@ def _describe(
     root = Path(folder).resolve()
     if not root.is_dir():
         raise DatasetError(f"{folder} is not a folder.")
-    paths = find_images(root)
-    unreadable = unreadable_images(paths)
+    paths, left_out = find_images(root)
+    looked_at: dict[Path, Facts] = {}
+    unreadable = left_out | unreadable_images(paths, looked_at)
     place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]+", "_", root.name) + f"-{place}"
     while True:
@@ -290,7 +291,8 @@ def _describe(
                 unreadable.values(),
             )
         note = f"{len(images)} photos of the folder {root.name}"
-        data = Dataset(name, images, (), note, {n: paths[n] for n in images})
+        files = {n: paths[n] for n in images}
+        data = Dataset(name, images, (), note, files, facts=looked_at)
         hashes = data.hashes()
         parts, facts = setup.photos_path(data), setup.photo_facts(data)
         stores = [Store.open(path) for path in sorted(parts.glob("part-*"))]
@@ -307,23 +309,25 @@ def _describe(
             extraction.extract(added, setup, path, block=BLOCK)
         except ImageError:
             # A whole file with damage inside: only decoding finds it.
-            broken = _undecodable(added)
+            broken = _undecodable(added, setup)
             if not broken:
                 raise
             unreadable |= broken
     if unreadable:
         warnings.warn(
-            f"{len(unreadable)} of {len(paths)} files in {folder} cannot be read and "
-            f"are left out, see `unreadable`: {', '.join(list(unreadable)[:5])}",
+            f"{len(unreadable)} of {len(paths | left_out)} files in {folder} cannot be "
+            "read and are left out, see `unreadable`: "
+            f"{', '.join(list(unreadable)[:5])}",
             stacklevel=3,
         )
     return data, JoinedStore(stores, hashes), unreadable
 
 
-def _undecodable(data: Dataset) -> dict[str, str]:
+def _undecodable(data: Dataset, setup: Setup) -> dict[str, str]:
     broken = {}
     for name in data.images:
         try:
+            data.target_size(name, setup.policy)
             read_image(data.path(name))
         except ImageError as error:
             broken[name] = str(error)

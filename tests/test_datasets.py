@@ -26,7 +26,7 @@ from cwr_utils.datasets import (
 )
 from cwr_utils.datasets.base import checked_dataset, complete_folder
 from cwr_utils.datasets.rcc import RccError, ResourceArchive
-from cwr_utils.images import ImageError, check_box, read_image
+from cwr_utils.images import ImageError, ResizePolicy, check_box, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -173,6 +173,14 @@ def test_a_dataset_made_by_hand_looks_at_a_photo_at_first_need(tmp_path, opened)
     files["c.png"] = tmp_path / "c.png"
     with pytest.raises(ImageError, match=r"c\.png: no such file"):
         Dataset("hand", ("a.png", "c.png"), (), "", files).hashes()
+
+
+def test_an_image_that_a_policy_cannot_take_is_named(tmp_path):
+    files = {"thin": write_image(tmp_path / "thin.png", (2, 600))}
+    data = checked_dataset("d", files, (), "")
+    assert data.target_size("thin", ResizePolicy.parse("64x48")) == (48, 64)
+    with pytest.raises(ImageError, match=r"thin\.png: 2x600 pixels become"):
+        data.target_size("thin", ResizePolicy.parse("shorter:720"))
 
 
 def test_all_problems_are_listed_at_once(tmp_path):
@@ -759,7 +767,7 @@ def test_all_problems_of_the_csv_files_are_listed(tmp_path):
     for part in (
         "g.csv, line 2: image 'a' could be a.jpg or a.png",
         "g.csv, line 4: image 'b.jpg' is in 1 and 2",
-        "g.csv, line 5: image 'b.jpg' has an empty group",
+        "g.csv, line 5: image 'b.jpg' is in 1 and no group",
         "g.csv, line 6: image 'zz' is not in the folder",
         "q.csv, line 2: image 'yy' is not in the folder",
         "q.csv, line 3: x1, y1, x2, y2 must be four numbers; got 0, 0, x, 1",

@@ -17,6 +17,7 @@ class Query:
     image: str
     positives: frozenset = frozenset()
     junk: frozenset = frozenset()
+    landmark: str = ""
 
 
 @st.composite
@@ -152,11 +153,6 @@ def test_area_under_the_curve_is_the_ap(search):
     assert np.all(np.diff(recall) >= 0)
     area = np.trapezoid(precision, recall)
     assert area == pytest.approx(score(*search), abs=1e-12)
-
-
-def test_a_curve_needs_positives():
-    with pytest.raises(ValueError, match="at least one positive"):
-        evaluation.precision_recall(["a"], set(), set())
 
 
 # Tables
@@ -320,24 +316,57 @@ def test_scores_survive_a_table_on_disk(tmp_path):
 # Landmarks, intervals, differences
 
 
-def test_queries_that_share_an_image_are_of_one_landmark():
+def test_landmarks_are_those_that_the_queries_name():
+    # Both show both: as in Oxford, where a photo of the one has the other in it.
+    shared = frozenset({"a1", "r1", "x"})
+    queries = [
+        Query("all_souls_1", "a1", shared, landmark="all_souls"),
+        Query("radcliffe_1", "r1", shared, landmark="radcliffe"),
+        Query("all_souls_2", "a2", landmark="all_souls"),
+        Query("unnamed", "x", shared),
+    ]
+    expected = ["all_souls", "radcliffe", "all_souls", "unnamed"]
+    assert list(evaluation.landmarks(queries).values()) == expected
+    table = evaluation.evaluate({q.name: ["a1", "x"] for q in queries}, queries, False)
+    assert table["landmark"].tolist() == expected
+    assert evaluation.landmarks([]) == {}
+
+
+def test_queries_without_landmarks_are_joined_by_photos_and_say_so():
     queries = [
         Query("all_souls_1", "a1", frozenset({"a1", "a2", "a3"})),
-        Query("all_souls_2", "a2", frozenset({"a2", "a1"})),
-        Query("keble_1", "k1", frozenset({"k2"})),
-        Query("keble_2", "k2", frozenset({"k1"})),
         Query("IMG_7", "x", frozenset({"y"})),
+        Query("all_souls_2", "a2", frozenset({"a2", "a1"})),
         Query("IMG_8", "z"),
-        Query("other", "b", frozenset({"c"}), junk=frozenset({"a1", "k1"})),
+        Query("other", "b", frozenset({"c"}), junk=frozenset({"a1"})),
     ]
-    expected = ["all_souls"] * 2 + ["keble"] * 2 + ["IMG_7", "IMG_8", "other"]
-    assert list(evaluation.landmarks(queries).values()) == expected
-    assert evaluation.landmarks([]) == {}
+    assert evaluation.landmarks(queries) == {
+        "all_souls_1": "all_souls_1 (shares photos)",
+        "IMG_7": "IMG_7",
+        "all_souls_2": "all_souls_1 (shares photos)",
+        "IMG_8": "IMG_8",
+        "other": "other",
+    }
 
 
 def test_a_query_may_join_two_groups():
     queries = [Query("b", "1"), Query("d", "2"), Query("c", "3", frozenset({"1", "2"}))]
-    assert len(set(evaluation.landmarks(queries).values())) == 1
+    assert set(evaluation.landmarks(queries).values()) == {"b (shares photos)"}
+
+
+def test_queries_without_positives_are_scored_as_nothing():
+    queries = [Query("q", "a", junk=frozenset({"a"}))]
+    rankings = {"q": ["a", "b", "c"]}
+    table = evaluation.evaluate(rankings, queries, self_match=False)
+    assert np.isnan(table["ap"][0]) and table["positives"][0] == 0
+    assert np.isnan(evaluation.mean_average_precision(table))
+    assert np.isnan(evaluation.mean_precision_at(rankings, queries, 1, False))
+    assert np.isnan(evaluation.bootstrap(table["ap"], table["landmark"]).mean)
+    assert np.isnan(evaluation.compare(table, table)["difference"][0])
+    (error,) = evaluation.errors(rankings, queries, False).to_dict("records")
+    assert (error["first_wrong"], error["missed"]) == ("b", [])
+    recall, precision = evaluation.precision_recall(["a", "b", "c"], set(), {"a"})
+    assert np.isnan(recall).all() and precision.tolist() == [1, 0, 0]
 
 
 def test_the_bootstrap_draws_whole_landmarks():

@@ -1,4 +1,5 @@
 import io
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +174,135 @@ def test_the_end_of_a_thumbnail_does_not_hide_a_cut(tmp_path, pixels):
         check_image(path)
 
 
+DAMAGE = {
+    "a sector of zeros": lambda data, at: data[:at] + bytes(512) + data[at + 512 :],
+    "a lost piece": lambda data, at: data[:at] + data[at + 512 :],
+    "cut and closed": lambda data, at: data[:at] + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_jpeg_damaged_in_the_middle_is_an_error(tmp_path, china, damage, progressive):
+    data = jpeg(china, quality=90, progressive=progressive)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(DAMAGE[damage](data, len(data) // 3))
+    check_image(path)  # it does not look at the pixels
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpeg_pixels_are_those_of_opencv(china, mode, options):
+    buffer = io.BytesIO()
+    Image.fromarray(china).convert(mode).save(buffer, "jpeg", **options)
+    stored = np.frombuffer(buffer.getvalue(), np.uint8)
+    expected = cv2.cvtColor(cv2.imdecode(stored, 1), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(decode(buffer.getvalue(), "a"), expected)
+
+
+def test_what_libjpeg_grumbles_at_in_whole_photos_is_read(china):
+    data = jpeg(china)
+    expected = decode(data, "a")
+    start = data.index(b"\xff\xda")  # of the scan, with its three parameters
+    start += 2 + struct.unpack(">H", data[start + 2 : start + 4])[0]
+    for odd in (
+        data.replace(b"JFIF\0\1", b"JFIF\0\3", 1),
+        data[: start - 3] + bytes(3) + data[start:],
+        data[:-2] + b"\x12\x34" + data[-2:],  # padding of a camera
+    ):
+        assert odd != data
+        np.testing.assert_array_equal(decode(odd, "a"), expected)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_other_damage_in_the_middle_is_an_error(tmp_path, china, kind):
+    path = save(tmp_path / f"a.{kind}", china, lossless=True)
+    data = path.read_bytes()
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(2048) + data[half + 2048 :])
+    with pytest.raises(ImageError, match=r"a\.\w+: damaged"):
+        read_image(path)
+
+
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, pixels, monkeypatch):
+    path = save(tmp_path / "a.avif", pixels)
+    data = bytearray(path.read_bytes())
+    length = data.index(b"iloc") + 22  # of what is coded: nothing
+    data[length : length + 4] = bytes(4)
+    path.write_bytes(data)
+    for function in (check_image, read_image):
+        with pytest.raises(ImageError, match=r"a\.avif: its header .*(Failed|empty)"):
+            function(path)
+    path = save(tmp_path / "b.gif", pixels)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: 1 / 0)
+    with pytest.raises(ImageError, match=r"b\.gif: damaged.*division by zero"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["tiff", "avif"])
+def test_formats_that_turn_themselves_are_turned_once(
+    tmp_path, pixels, kind, orientation
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"a.{kind}", pixels, exif=exif)
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    expected = np.rot90(pixels, turns)
+    assert check_image(path).size == expected.shape[1::-1]
+    assert np.abs(read_image(path).astype(int) - expected).mean() < 10
+
+
+@pytest.mark.parametrize(
+    "kind", ["gif", "jpeg2000", "tiff", "avif", "ppm", "tga", "heif"]
+)
+def test_other_formats_are_read(tmp_path, pixels, kind):
+    if kind == "heif":
+        pytest.importorskip("pillow_heif")
+    path = tmp_path / "a.jpg"  # contents count, not the name
+    Image.fromarray(pixels).save(path, kind)
+    assert check_image(path).size == (120, 80)
+    read = read_image(path)
+    assert read.shape == pixels.shape
+    assert read.flags.writeable
+    assert np.abs(read.astype(int) - pixels).mean() < 20
+
+
+def test_sixteen_bits_are_scaled(tmp_path, pixels):
+    grey = pixels[..., 0]
+    for kind in ("png", "tiff", "jp2"):
+        path = tmp_path / f"a.{kind}"
+        cv2.imwrite(str(path), grey.astype(np.uint16) * 257)
+        assert np.abs(read_image(path)[..., 1].astype(int) - grey).max() <= 1
+
+
+def test_pictures_with_more_behind_their_end_are_whole(tmp_path, pixels):
+    path = save(tmp_path / "a.png", pixels)
+    path.write_bytes(path.read_bytes() + b"x" * 100_000)
+    np.testing.assert_array_equal(read_image(path), pixels)
+    path = save(tmp_path / "a.bmp", pixels)
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + struct.pack("<I", len(data) + 999) + data[6:])
+    np.testing.assert_array_equal(read_image(path), pixels)
+
+
+def test_a_photo_of_200_megapixels_is_no_attack(tmp_path, recwarn):
+    def claim(width, height):
+        data = bytearray(jpeg(np.zeros((16, 16, 3), np.uint8)))
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", height, width)
+        (tmp_path / "a.jpg").write_bytes(data)
+        return check_image(tmp_path / "a.jpg").size
+
+    assert claim(16320, 12240) == (16320, 12240)
+    with pytest.raises(ImageError, match=r"a\.jpg: 20000x20000 pixels are more than"):
+        claim(20000, 20000)
+    assert not recwarn.list
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485  # the limit of others stays
+
+
 # --- resize policies ------------------------------------------------------------
 
 
@@ -263,6 +393,17 @@ def test_a_part_is_scaled_like_the_whole(china):
     np.testing.assert_array_equal(
         scale_image(whole, (1024, 720)), resize_image(china, policy)
     )
+
+
+def test_a_thin_picture_does_not_become_too_large_for_any_network():
+    policy = ResizePolicy.parse("shorter:720")
+    with pytest.raises(ImageError, match="2x600 pixels become 720x216000 under short"):
+        policy.target_size(2, 600)
+    assert policy.target_size(20_000, 2_000) == (7200, 720)  # a panorama
+    assert ResizePolicy.parse("longer:720").target_size(2, 600) == (32, 720)
+    assert ResizePolicy.parse("native").target_size(8192, 8192) == (8192, 8192)
+    with pytest.raises(ImageError, match="under native"):
+        ResizePolicy.parse("native").target_size(8192, 8208)
 
 
 def test_squares_stand_where_the_policy_says_so():

@@ -85,6 +85,21 @@ def test_queries_outside_the_database_can_be_searched_for(root, tmp_path):
     assert precision in (0, 1)
 
 
+def test_a_query_photo_named_after_the_town_is_of_its_positives_landmark(root):
+    def label(*easy):
+        return {"bbx": BOX, "easy": list(easy), "hard": [], "junk": []}
+
+    names = ["oxford_000001", "keble_000001", "oxford_000002", "tower_000001"]
+    queries = ["keble_000009", "oxford_000009", "tower_000009", "oxford_000008"]
+    labels = [label(0, 1), label(0, 1, 2), label(0, 3), label(0, 2)]
+    content = {"imlist": names, "qimlist": queries, "gnd": labels}
+    write_truth(root, content)
+    for name in (*names, *queries):
+        tiny.write(root / "roxford5k" / "jpg" / f"{name}.png", tiny.view(0, 0))
+    found = [query.landmark for query in datasets.load("roxford5k", root).queries]
+    assert found == ["keble", "keble", "tower", "oxford"]
+
+
 # The pickle
 
 MAKERS = {
@@ -96,7 +111,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("make", MAKERS)
 def test_lists_and_arrays_are_read_alike(root, make, protocol):
     expected = datasets.load("roxford5k", root)

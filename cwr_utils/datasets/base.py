@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import subprocess
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,15 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from cwr_utils.files import whole_folder
-from cwr_utils.images import Box, Facts, ImageError, Size, check_box, check_image
+from cwr_utils.images import (
+    Box,
+    Facts,
+    ImageError,
+    ResizePolicy,
+    Size,
+    check_box,
+    check_image,
+)
 
 _THREADS = 8
 
@@ -46,6 +57,8 @@ class Query:
         positives: names of the images to be found.
         junk: names that count neither as right nor as wrong.
         ok: those of the positives that the ground truth calls "ok": seen in part.
+        landmark: what it asks for, as far as the data set says so: queries of one
+            landmark succeed or fail together.
     """
 
     name: str
@@ -54,6 +67,7 @@ class Query:
     positives: frozenset[str] = frozenset()
     junk: frozenset[str] = frozenset()
     ok: frozenset[str] = frozenset()
+    landmark: str = ""
 
     @property
     def ground_truth(self) -> frozenset[str]:
@@ -76,6 +90,7 @@ class Dataset:
             all, others at first need; each file is opened once for both, and what is
             known is shared with every slice. A photo that changes afterwards is not
             noticed: load it again.
+        left_out: pictures beside the images that are not among them -> why.
     """
 
     name: str
@@ -85,6 +100,7 @@ class Dataset:
     paths: Mapping[str, Path] = field(repr=False)
     credits: Mapping[str, str] = field(default_factory=dict, repr=False)
     facts: dict[Path, Facts] = field(default_factory=dict, repr=False)
+    left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def path(self, name: str) -> Path:
         """The file of an image."""
@@ -170,6 +186,14 @@ class Dataset:
         """(width, height) of an image or query image, upright."""
         return self._look([name])[0].size
 
+    def target_size(self, name: str, policy: ResizePolicy) -> Size:
+        """(width, height) that `policy` gives it; ImageError with its name if none."""
+        size = self.size(name)
+        try:
+            return policy.target_size(*size)
+        except ImageError as error:
+            raise ImageError(f"{self.path(name)}: {error}") from error
+
     def sha256(self, name: str) -> str:
         """SHA-256 of the file of an image or query image."""
         return self._look([name])[0].sha256
@@ -182,7 +206,7 @@ class Dataset:
     def checksum(self) -> str:
         """One SHA-256 over names, files and ground truth."""
         truth = [
-            [q.name, q.image, q.box, sorted(q.positives), sorted(q.junk)]
+            [q.name, q.image, q.box, sorted(q.positives), sorted(q.junk), q.landmark]
             for q in self.queries
         ]
         content = [list(self.hashes().items()), truth]
@@ -259,7 +283,7 @@ def unreadable_images(
     new = [name for name, path in paths.items() if path not in facts]
     problems = {}
     with ThreadPoolExecutor(_THREADS) as pool:  # the disk is what we wait for
-        found = pool.map(lambda name: _look_at(paths[name]), new)
+        found = pool.map(lambda name: _look_at(name, paths[name]), new)
         bar = tqdm(found, "Checking", len(new), leave=False, disable=len(new) < 500)
         for name, result in zip(new, bar, strict=True):
             if isinstance(result, Facts):
@@ -269,12 +293,24 @@ def unreadable_images(
     return problems
 
 
-def _look_at(path: Path) -> Facts | str:
+def _look_at(name: str, path: Path) -> Facts | str:
     """Facts, or what is wrong."""
     try:
+        name.encode()
+        if {"\n", "\r"} & set(name):
+            raise ImageError(f"{name!r}: rename it, names have no line breaks.")
         return check_image(path)
+    except UnicodeEncodeError:
+        return f"{name!r}: rename it, its name is no text in UTF-8."
     except ImageError as error:
         return str(error)
+
+
+def warn_of(left_out: Mapping[str, str]) -> None:
+    """Warn of pictures that are left out, if there are any."""
+    if left_out:
+        lines = "\n  - ".join(left_out.values())
+        warnings.warn(f"{len(left_out)} files are left out:\n  - {lines}", stacklevel=3)
 
 
 def _query_problems(
@@ -285,7 +321,7 @@ def _query_problems(
 ) -> list[str]:
     start = f"Query {query.name!r}"
     problems = []
-    if not query.name or query.name.startswith(".") or set(query.name) & set("/\\\0"):
+    if not re.fullmatch(r"[^./\\\0\n\r][^/\\\0\n\r]*", query.name):
         problems.append(f"{start}: the name must be a file name, without slashes.")
     if query.image not in files:
         problems.append(f"{start}: its image {query.image!r} is not in the folder.")
@@ -322,3 +358,37 @@ def complete_folder(target: Path) -> Iterator[Path]:
             f"Cannot write {target} ({error.strerror or error}); nothing was left "
             "there. Free some space or choose another `data_root`."
         ) from error
+
+
+def run_program(
+    command: Sequence[str],
+    failure: str,
+    seconds: float | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Run a program that asks nothing.
+
+    Args:
+        command: with its arguments.
+        failure: begins the message if it fails; what the program said last ends it.
+        seconds: that it may take.
+        folder: where it runs.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DatasetError(f"{failure}: it took more than {seconds} s.") from error
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout.strip() or "no message"
+        lines = said.splitlines()
+        errors = [line for line in lines if line.startswith("E:")] or lines  # of apt
+        raise DatasetError(f"{failure}: {errors[-1]}")

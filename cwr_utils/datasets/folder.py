@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
-import warnings
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from cwr_utils.datasets.base import (
@@ -14,12 +18,32 @@ from cwr_utils.datasets.base import (
     Query,
     checked_dataset,
     unreadable_images,
+    warn_of,
 )
-from cwr_utils.images import Box, Facts
+from cwr_utils.images import READS_HEIF, Box, Facts
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = tuple(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .tif .tiff .gif .bmp .dib .jp2 "
+    ".j2k .jpf .jpx .ppm .pgm .pbm .pnm .tga".split()
+)
+_HEIF = (".heic", ".heif", ".hif")
+# Pictures too, but of kinds that are not read here.
+_OTHERS = frozenset(
+    ".jxl .jxr .psd .xcf .exr .hdr .svg .ico .eps .dng .cr2 .cr3 .nef .arw .orf .raf "
+    ".rw2 .pef .srw".split()
+)
 
-_BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+# A box in queries.csv: what its columns may be called, without blanks and underscores.
+_COLUMNS = {
+    word: words.split()[0]
+    for words in (
+        *("x1 xmin left x", "y1 ymin top y", "x2 xmax right", "y2 ymax bottom"),
+        *("w width", "h height"),
+    )
+    for word in words.split()
+}
+_CORNERS = ("x1", "y1", "x2", "y2")
+_SIDES = ("x1", "y1", "w", "h")
 
 
 def load(
@@ -33,49 +57,50 @@ def load(
     """Photos of a folder and its subfolders, named by their path inside it.
 
     Args:
-        folder: with jpg, jpeg, png, webp or bmp files; hidden ones are passed over.
-        queries: CSV with a column image, optionally x1, y1, x2, y2 (a box in pixels,
-            all four or none filled in) and name. `queries.csv` in the folder if None,
-            where there is one.
-        groups: CSV with the columns image and group. Images of one group show the
-            same thing: they are each other's positives. Without `queries` every
-            image of a group of two or more is a query for the others. `groups.csv` in
-            the folder if None, where there is one.
+        folder: with photos (`SUFFIXES`); hidden ones are passed over, links followed.
+            Pictures that are not read are listed in `Dataset.left_out`.
+        queries: CSV with a column image, optionally x1, y1, x2, y2 or x, y, w, h (a
+            box in pixels, all four or none filled in) and name. `queries.csv` in the
+            folder if None, where there is one.
+        groups: CSV with the columns image and group; others are passed over. Images of
+            one group show the same thing: they are each other's positives. Those
+            without a group are distractors. Without `queries` every image of a group
+            of two or more is a query for the others. `groups.csv` in the folder if
+            None, where there is one.
         group_column: name of the group column.
         skip_unreadable: warn about unreadable files and go on, instead of an error.
         note: one line that says what the photos are.
 
-    In the CSV files an image may be written without its suffix where that is clear. A
-    relative CSV path is looked up in the working folder, then in `folder`.
+    In the CSV files an image may be written without its suffix where that is clear, and
+    names of columns in capitals, with blanks or as xmin or left. A relative CSV path is
+    looked up in the working folder, then in `folder`.
 
     Raises:
-        DatasetError: all problems with files, names and boxes.
+        DatasetError: all problems with files, names and boxes, and with columns and
+            cells that are not known.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder.")
-    queries = queries or _if_file(root / "queries.csv")
-    groups = groups or _if_file(root / "groups.csv")
-    paths = find_images(root)
+    queries = _csv_file(queries, root, "queries.csv")
+    groups = _csv_file(groups, root, "groups.csv")
+    paths, left_out = find_images(root)
     facts: dict[Path, Facts] = {}
     skipped = unreadable_images(paths, facts) if skip_unreadable else {}
-    if skipped:
-        lines = "\n  - ".join(skipped.values())
-        warnings.warn(f"{len(skipped)} files are left out:\n  - {lines}", stacklevel=2)
+    left_out |= skipped
+    warn_of(left_out)
 
     problems: list[str] = []
     resolver = _Resolver(paths)
     group_of = {}
     if groups is not None:
-        file = _find_csv(groups, root)
-        group_of = _read_groups(file, group_column, resolver, problems)
+        group_of = _read_groups(groups, group_column, resolver, problems)
     members = defaultdict(set)
     for image, group in group_of.items():
         if image not in skipped:
             members[group].add(image)
     if queries is not None:
-        file = _find_csv(queries, root)
-        asked = _read_queries(file, resolver, problems)
+        asked = _read_queries(queries, resolver, problems)
     else:
         asked = [
             ("", image, None)
@@ -88,27 +113,57 @@ def load(
     )
     paths = {name: path for name, path in paths.items() if name not in skipped}
     name = root.resolve().name
-    return checked_dataset(
+    note = note or f"{len(paths)} photos of the folder {name}"
+    if groups is not None and not asked:
+        note += f", no two of them in one group of {groups.name}"
+    data = checked_dataset(
         name,
         paths,
         found,
-        note or f"{len(paths)} photos of the folder {name}",
+        note,
         problems=problems or _no_images(root, paths),
         advice="Mend or remove these files and lines"
         + ("." if skip_unreadable else "; skip_unreadable=True passes over bad files."),
         facts=facts,
     )
+    return replace(data, left_out=left_out)
 
 
-def find_images(root: Path) -> dict[str, Path]:
-    """Path inside the folder, with slashes -> file; sorted, hidden ones left out."""
-    found = {}
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
-            found[name] = path
-    return dict(sorted(found.items()))
+def find_images(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Look for photos in a folder and its subfolders, also linked ones.
+
+    Each folder counts once, by its own place rather than a link: no loop is endless.
+
+    Returns:
+        Path inside the folder, with slashes -> file, sorted, hidden ones left out; and
+        such paths of pictures that are not read -> why.
+    """
+    found, left_out, seen = {}, {}, set()
+    folders, links = [root], []
+    while folders or links:
+        folder = (folders or links).pop(0)
+        if (place := folder.resolve()) in seen:
+            continue
+        seen.add(place)
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            name = folder.relative_to(root).as_posix()
+            left_out[name] = f"{folder}: cannot be opened ({error.strerror})."
+            continue
+        for path in (path for path in paths if not path.name.startswith(".")):
+            name, kind = path.relative_to(root).as_posix(), path.suffix.lower()
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            elif kind in _OTHERS or (kind in _HEIF and not READS_HEIF):
+                mend = "install pillow-heif, or " if kind in _HEIF else ""
+                left_out[name] = f"{path}: {kind} is not read; {mend}save it as JPEG."
+            elif kind in (*SUFFIXES, *_HEIF):
+                if path.is_file():
+                    found[name] = path
+                else:
+                    left_out[name] = f"{path}: a link to a file that is not there."
+    return dict(sorted(found.items())), dict(sorted(left_out.items()))
 
 
 class _Resolver:
@@ -116,15 +171,16 @@ class _Resolver:
 
     def __init__(self, paths: Mapping[str, Path]):
         self._names = set(paths)
-        self._by_stem = defaultdict(list)
+        self._by_text = defaultdict(list)
         for name in paths:
-            self._by_stem[str(PurePosixPath(name).with_suffix(""))].append(name)
+            for text in (name, str(PurePosixPath(name).with_suffix(""))):
+                self._by_text[_composed(text)].append(name)
 
     def __call__(self, text: str) -> str:
         """The name; ValueError with the reason where there is none."""
         if text in self._names:
             return text
-        matches = self._by_stem.get(text, [])
+        matches = self._by_text.get(_composed(text), [])
         if len(matches) > 1:
             raise ValueError(f"image {text!r} could be {' or '.join(matches)}")
         if not matches:
@@ -132,71 +188,118 @@ class _Resolver:
         return matches[0]
 
 
-def _if_file(path: Path) -> Path | None:
-    return path if path.is_file() else None
+# A Mac writes é as e and an accent; it looks the same.
+_composed = partial(unicodedata.normalize, "NFC")
 
 
-def _find_csv(file: str | Path, root: Path) -> Path:
-    return Path(file) if Path(file).exists() else root / file
+def _csv_file(given: str | Path | None, root: Path, usual: str) -> Path | None:
+    """The file that was given, or else the usual one, whatever its capitals."""
+    if given is not None:
+        return Path(given) if Path(given).exists() else root / given
+    return next((f for f in sorted(root.iterdir()) if f.name.lower() == usual), None)
 
 
-def _read_csv(file: Path, required: tuple[str, ...]) -> list[tuple[int, dict]]:
-    """(line number, row) of every row; the header is line 1."""
+def _read_csv(
+    file: Path, required: tuple[str, ...], known: tuple[str, ...], problems: list[str]
+) -> list[tuple[int, dict[str, str]]]:
+    """(line number, column -> text) of every row with content; the header is line 1.
+
+    Args:
+        file: in UTF-8.
+        required: columns, as `_column` calls them.
+        known: all columns that there may be; any if empty.
+        problems: takes the lines that have too many cells.
+
+    Raises:
+        DatasetError: if the file cannot be read, or has other columns.
+    """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
+            reader = csv.reader(stream)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file} cannot be read as CSV ({error}).") from error
-    missing = [name for name in required if name not in columns]
-    if missing:
+    rows = [(line, row) for line, row in rows if any(row)]
+    header = rows.pop(0)[1] if rows else []
+    columns = [_column(text) for text in header]
+    odd = [
+        repr(text)
+        for text, column in zip(header, columns, strict=True)
+        if columns.count(column) > 1 or (known and column not in known)
+    ]
+    if odd or not set(columns) >= set(required):
         raise DatasetError(
             f"{file} must have the columns {', '.join(required)}; "
-            f"got {', '.join(columns) or 'none'}."
+            f"got {', '.join(header) or 'none'}."
+            + (f" Twice or not known: {', '.join(odd)}." if odd else "")
+            + (f" There may be {', '.join(known)}." if known else "")
         )
-    return rows
+    count = len(columns)
+    problems += [
+        f"{file.name}, line {line}: {len(row)} cells for {count} columns; a text with "
+        "a comma needs double quotes."
+        for line, row in rows
+        if any(row[count:])
+    ]
+    return [
+        (n, dict(zip_longest(columns, row[:count], fillvalue=""))) for n, row in rows
+    ]
+
+
+def _column(text: str) -> str:
+    plain = re.sub(r"[\s_]", "", text).casefold()
+    return _COLUMNS.get(plain, plain)
 
 
 def _read_groups(
     file: Path, column: str, resolver: _Resolver, problems: list[str]
 ) -> dict[str, str]:
     groups: dict[str, str] = {}
-    for line, row in _read_csv(file, ("image", column)):
+    column = _column(column)
+    for line, row in _read_csv(file, ("image", column), (), problems):
         try:
-            image, group = resolver(row["image"] or ""), (row[column] or "").strip()
-            if not group:
-                raise ValueError(f"image {image!r} has an empty {column}")
-            if groups.setdefault(image, group) != group:
-                raise ValueError(f"image {image!r} is in {groups[image]} and {group}")
+            image, group = resolver(row["image"]), row[column]
+            if (other := groups.setdefault(image, group)) != group:
+                other, group = other or "no group", group or "no group"
+                raise ValueError(f"image {image!r} is in {other} and {group}")
         except ValueError as error:
             problems.append(f"{file.name}, line {line}: {error}.")
-    return groups
+    return {image: group for image, group in groups.items() if group}
 
 
 def _read_queries(
     file: Path, resolver: _Resolver, problems: list[str]
 ) -> list[tuple[str, str, Box | None]]:
     queries = []
-    for line, row in _read_csv(file, ("image",)):
+    known = ("image", "name", *_CORNERS, "w", "h")
+    for line, row in _read_csv(file, ("image",), known, problems):
         try:
-            name = (row.get("name") or "").strip()
-            queries.append((name, resolver(row["image"] or ""), _read_box(row)))
+            image, box = resolver(row["image"]), _read_box(row)
+            queries.append((row.get("name", ""), image, box))
         except ValueError as error:
             problems.append(f"{file.name}, line {line}: {error}.")
     return queries
 
 
 def _read_box(row: Mapping[str, str]) -> Box | None:
-    texts = [(row.get(column) or "").strip() for column in _BOX_COLUMNS]
+    columns = _SIDES if "w" in row or "h" in row else _CORNERS
+    if row.keys() - {"image", "name"} not in (set(), set(columns)):
+        raise ValueError("the columns of a box are x1, y1, x2, y2 or x, y, w, h")
+    texts = [row.get(column, "") for column in columns]
     if not any(texts):
         return None
     try:
-        x1, y1, x2, y2 = (float(text) for text in texts)
+        x1, y1, x2, y2 = numbers = [float(text) for text in texts]
     except ValueError:
         shown = ", ".join(text or "nothing" for text in texts)
-        raise ValueError(f"x1, y1, x2, y2 must be four numbers; got {shown}") from None
-    return x1, y1, x2, y2
+        what = ", ".join(columns)
+        raise ValueError(f"{what} must be four numbers; got {shown}") from None
+    if all(0 <= number <= 1 for number in numbers):
+        raise ValueError(
+            f"a box is in pixels; {', '.join(texts)} seem to be shares of the photo: "
+            "multiply them by its width and height"
+        )
+    return (x1, y1, x1 + x2, y1 + y2) if columns is _SIDES else (x1, y1, x2, y2)
 
 
 def _make_queries(
@@ -217,7 +320,14 @@ def _make_queries(
             taken.add(name)
         same = members[group_of[image]] if image in group_of else set()
         queries.append(
-            Query(name, image, box, frozenset(same - {image}), frozenset({image}))
+            Query(
+                name,
+                image,
+                box,
+                frozenset(same - {image}),
+                frozenset({image}),
+                landmark=group_of.get(image, ""),
+            )
         )
     return queries
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from cwr_utils.datasets.base import DatasetError
+from cwr_utils.datasets.base import DatasetError, run_program
 from cwr_utils.datasets.rcc import RccError, ResourceArchive
 
 PACKAGE = "gcompris-qt-data"
@@ -201,24 +200,12 @@ def _run(command: Sequence[str], folder: Path) -> None:
     # As root, apt would switch to a user who may not write to our folder.
     options = ["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]
     extra = [*options, "-o", "Acquire::Retries=2"] if command[0] == "apt-get" else []
-    try:
-        done = subprocess.run(
-            [program, *extra, *command[1:]],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_FETCH_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DatasetError(
-            f"`{' '.join(command)}` took more than {_FETCH_SECONDS} s."
-        ) from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        errors = [line for line in lines if line.startswith("E:")] or lines
-        raise DatasetError(f"`{' '.join(command)}` failed: {errors[-1]}")
+    run_program(
+        [program, *extra, *command[1:]],
+        f"`{' '.join(command)}` failed",
+        _FETCH_SECONDS,
+        folder,
+    )
 
 
 def _read_package(unpacked: Path, version: str) -> Package:

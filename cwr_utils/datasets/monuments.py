@@ -129,8 +129,14 @@ def load(data_root: str | Path = "data", package: str | Path | None = None) -> D
     folder, contents = _fetched(data_root, package)
     landmarks = _landmarks_in(contents)
     queries = [
-        Query(name, name, None, frozenset(members) - {name}, frozenset({name}))
-        for members in landmarks.values()
+        Query(
+            name,
+            name,
+            positives=frozenset(members) - {name},
+            junk=frozenset({name}),
+            landmark=landmark,
+        )
+        for landmark, members in landmarks.items()
         for name in members
     ]
     held_out = _held_out(contents)

@@ -16,7 +16,7 @@ ones. Copies elsewhere differ more: one on Kaggle cost a project 10 points of mA
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from cwr_utils.datasets.base import (
     Query,
     checked_dataset,
     unreadable_images,
+    warn_of,
 )
 from cwr_utils.datasets.download import RemoteFile, fetch, rar_program, unpack
 from cwr_utils.datasets.folder import find_images
@@ -102,7 +103,8 @@ class _Part:
 
 
 def _count_images(folder: Path) -> int:
-    return sum(path.stem not in CORRUPT_PARIS for path in find_images(folder).values())
+    found, _ = find_images(folder)
+    return sum(path.stem not in CORRUPT_PARIS for path in found.values())
 
 
 def _count_queries(folder: Path) -> int:
@@ -310,20 +312,18 @@ def _read(
     paths = {name: path for images in found.values() for name, path in images.items()}
     facts: dict[Path, Facts] = {}
     skipped = unreadable_images(paths, facts) if skip_unreadable else {}
-    if skipped:
-        lines = "\n  - ".join(skipped.values())
-        warnings.warn(f"{len(skipped)} images are left out:\n  - {lines}", stacklevel=3)
+    warn_of(skipped)
     notes = [
         f"{len(images.keys() - skipped.keys()):,} of {max(part.counts):,} {part.what}"
         for part, images in found.items()
     ]
     queries = []
     if truth is not None:
-        left_out = CORRUPT_PARIS | skipped.keys()
+        absent = CORRUPT_PARIS | skipped.keys()
         queries = [
             query
             for file in _query_files(folders[truth])
-            if (query := _read_query(file, paths, left_out, problems)) is not None
+            if (query := _read_query(file, paths, absent, problems)) is not None
         ]
         if not queries and not problems:
             problems.append(f"{folders[truth]} holds no files named *_query.txt.")
@@ -344,7 +344,9 @@ def _read_images(part: _Part, folder: Path, problems: list[str]) -> dict[str, Pa
     """Name -> file, of the images that can be used."""
     prefix = DISTRACTOR_PREFIX if part is _DISTRACTORS else ""
     named: dict[str, Path] = {}
-    for path in find_images(folder).values():
+    found, left_out = find_images(folder)
+    problems += left_out.values()
+    for path in found.values():
         name = prefix + path.stem
         if name in named:
             problems.append(f"Image {name!r} is there twice: {path} and {named[name]}.")
@@ -397,7 +399,13 @@ def _read_query(
         for kind in ("good", "ok", "junk")
     }
     good, ok, junk = lists.values()
-    return Query(name, image, (x1, y1, x2, y2), good | ok, junk, ok)
+    box = (x1, y1, x2, y2)
+    return Query(name, image, box, good | ok, junk, ok, without_number(name))
+
+
+def without_number(name: str) -> str:
+    """Of a query or a photo: all_souls of all_souls_1 and of all_souls_000013."""
+    return re.sub(r"_\d+$", "", name)
 
 
 def _read_names(file: Path, problems: list[str]) -> frozenset[str]:

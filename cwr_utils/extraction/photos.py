@@ -96,8 +96,8 @@ def extract(
         )
     shown = setup.photos_path(dataset) if path is None else path
     path, describer = Path(shown).absolute(), Describer(setup)
-    sizes = {setup.policy.target_size(*dataset.size(n)) for n in dataset.images}
     hashes = dataset.hashes()
+    sizes = {dataset.target_size(n, setup.policy) for n in dataset.images}
     facts = setup.photo_facts(dataset)
     store = Store.create(
         path,
