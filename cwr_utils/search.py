@@ -28,7 +28,7 @@ from cwr_utils.extraction import Describer, ImageMaps, Setup
 from cwr_utils.images import Box, Facts, ImageError, check_box, read_image
 from cwr_utils.networks import CamNetwork
 from cwr_utils.retrieval import Collection, Experiment, Method
-from cwr_utils.store import JoinedStore, MemoryStore, Store
+from cwr_utils.store import MemoryStore, Store
 from cwr_utils.whitening import WhiteningError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -269,12 +269,8 @@ def _open_whitening(
 
 def _describe(
     folder: str | Path, setup: Setup
-) -> tuple[Dataset, JoinedStore, dict[str, str]]:
-    """The readable photos of a folder, their descriptions, and what is unreadable.
-
-    A store cannot grow, so every call writes the photos that are new into one more
-    store. Photos are known by their content: they may be renamed or moved.
-    """
+) -> tuple[Dataset, Store, dict[str, str]]:
+    """The readable photos of a folder, their descriptions, and what is unreadable."""
     root = Path(folder).resolve()
     if not root.is_dir():
         raise DatasetError(f"{folder} is not a folder.")
@@ -293,23 +289,12 @@ def _describe(
         note = f"{len(images)} photos of the folder {root.name}"
         files = {n: paths[n] for n in images}
         data = Dataset(name, images, (), note, files, facts=looked_at)
-        hashes = data.hashes()
-        parts, facts = setup.photos_path(data), setup.photo_facts(data)
-        stores = [Store.open(path) for path in sorted(parts.glob("part-*"))]
-        # Those of earlier versions are passed over.
-        stores = [store for store in stores if facts.items() <= store.config.items()]
-        known = {content for store in stores for content in store.described()}
-        new = {hashes[n]: n for n in reversed(images) if hashes[n] not in known}
-        if not new:
-            break
-        added = replace(data, images=tuple(reversed(new.values())))
-        number = len(list(parts.glob("part-*")))
         try:
-            path = parts / f"part-{number:04d}"
-            extraction.extract(added, setup, path, block=BLOCK)
+            store = extraction.extract(data, setup, block=BLOCK)
+            break
         except ImageError:
             # A whole file with damage inside: only decoding finds it.
-            broken = _undecodable(added, setup)
+            broken = _undecodable(data, setup)
             if not broken:
                 raise
             unreadable |= broken
@@ -320,7 +305,7 @@ def _describe(
             f"{', '.join(list(unreadable)[:5])}",
             stacklevel=3,
         )
-    return data, JoinedStore(stores, hashes), unreadable
+    return data, store, unreadable
 
 
 def _undecodable(data: Dataset, setup: Setup) -> dict[str, str]:

@@ -7,6 +7,7 @@ class-major: reading 64 of 1,000 classes touches only their bytes. Checksums (CR
 turn a damaged file into an error.
 """
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,6 @@ class Store:
         return Path(path, CONFIG_FILE).exists()
 
     @classmethod
-    def is_complete(cls, path: str | Path) -> bool:
-        """Whether there is a store at a path with all of its blocks."""
-        return cls.exists(path) and not cls.open(path).missing_blocks()
-
-    @classmethod
     def create(
         cls,
         path: str | Path,
@@ -149,6 +145,10 @@ class Store:
         """Names of the arrays."""
         return list(self._specs)
 
+    def items(self) -> list[tuple[str, str]]:
+        """Name and content of each image, in the order of the first axis."""
+        return list(self.hashes.items())
+
     def disk_bytes(self) -> int:
         """Bytes of all files of the store."""
         return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
@@ -175,7 +175,7 @@ class Store:
             if not all(self._shard(name, number).exists() for name in self._specs)
         ]
 
-    def described(self) -> dict[str, int]:
+    def rows_by_content(self) -> dict[str, int]:
         """Content -> index of the images in the blocks that are complete."""
         contents, missing = list(self.hashes.values()), set(self.missing_blocks())
         return {
@@ -194,19 +194,22 @@ class Store:
             )
         return self
 
-    def require(self, config: Mapping, images: Mapping[str, str]) -> "Store":
+    def require(
+        self, config: Mapping, images: Mapping[str, str] | None = None
+    ) -> "Store":
         """Return the store itself if it was made as is asked for, of these images.
 
         Args:
             config: facts that it must have; others that it has do not matter.
-            images: name -> SHA-256 of its content, in the order of the first axis.
+            images: name -> SHA-256 of its content, in the order of the first axis; any
+                if None.
 
         Raises:
             StoreMismatchError: if a fact, an image or their order differs; names it.
         """
         there = {name: self.config[name] for name in config if name in self.config}
         what = "; ".join(differences(there, config))
-        if not what and list(self.hashes.items()) != list(images.items()):
+        if not what and images is not None and self.items() != list(images.items()):
             what = f"images: {_changes(self.hashes, images)}"
         if what:
             raise StoreMismatchError(
@@ -392,6 +395,68 @@ class Store:
         ).result()
 
 
+def parts(path: str | Path) -> list[Store]:
+    """The store at a path, and those beside it with what came later; none if none."""
+    path = Path(path)
+    later = sorted(path.parent.glob(f"{glob.escape(path.name)}+*"))
+    return [Store.open(place) for place in (path, *later) if Store.exists(place)]
+
+
+def open_parts(path: str | Path, config: Mapping, images: Mapping[str, str]) -> "Store":
+    """Open what was described of some images, by their content.
+
+    Args:
+        path: of the first of the stores, see `parts`.
+        config: facts that they must have.
+        images: name -> SHA-256 of its content, in order.
+
+    Returns:
+        The first store if it is of just these images, or else its and the others'
+        entries as one.
+
+    Raises:
+        StoreMismatchError: if a store is of other facts; names them.
+        StoreError: if there is no store, or an image is in none.
+    """
+    found = parts(path)
+    if not found:
+        raise StoreError(f"No store at {path}: run the extraction first.")
+    for store in found:
+        store.require(config)
+    if found[0].items() == list(images.items()):
+        return found[0].require_complete()
+    return JoinedStore(found, images)
+
+
+def begin_part(
+    path: str | Path,
+    config: Mapping,
+    images: Mapping[str, str],
+    arrays: Mapping[str, ArraySpec],
+    block: int = BLOCK,
+) -> Store | None:
+    """The store that what is not described yet goes into; None if everything is.
+
+    A store cannot grow. Where one is there of other images, what is new gets one of its
+    own beside it, and `open_parts` finds both. Arguments and errors are those of
+    `Store.create`.
+    """
+    found = parts(path)
+    if not found or found[0].items() == list(images.items()):
+        return Store.create(path, config, images, arrays, block)
+    for store in found:
+        store.require(config)
+    known = {content for store in found for content in store.rows_by_content()}
+    # A content that is there twice is described once, under its first name.
+    new = {c: n for n, c in reversed(list(images.items())) if c not in known}
+    if not new:
+        return None
+    missing = {name: content for content, name in reversed(list(new.items()))}
+    begun = [store for store in found if store.items() == list(missing.items())]
+    place = begun[0].path if begun else f"{path}+{len(found)}"
+    return Store.create(place, config, missing, arrays, block)
+
+
 class MemoryStore(Store):
     """Arrays of one block that live as long as the process, such as those of a query.
 
@@ -447,7 +512,7 @@ class JoinedStore(Store):
         places = {
             content: (number, row)
             for number, store in enumerate(stores)
-            for content, row in store.described().items()
+            for content, row in store.rows_by_content().items()
         }
         missing = [name for name, content in images.items() if content not in places]
         if missing or not stores:

@@ -300,12 +300,23 @@ def test_queries_keep_all_classes_whatever_the_database_keeps(data, tmp_path):
     assert queries.shape("class_vectors")[0] == tiny.CLASSES
 
 
-def test_a_moved_box_is_another_store(data, tmp_path):
-    extract_queries(data, SETUP, tmp_path / "q")
+def test_only_a_query_whose_box_moved_is_described_again(data, tmp_path, monkeypatch):
+    first = extract_queries(data, SETUP, tmp_path / "q")
     moved = replace(data.queries[2], box=(0.0, 0.0, 40.0, 40.0))
-    queries = (*data.queries[:2], moved, *data.queries[3:])
-    with pytest.raises(StoreMismatchError, match=r"1 changed \(query2\)"):
-        extract_queries(replace(data, queries=queries), SETUP, tmp_path / "q")
+    turned = replace(data, queries=(*data.queries[:2], moved, *data.queries[3:]))
+    expected = extract_queries(turned, SETUP, tmp_path / "anew")
+    described, original = [], Describer.describe_query
+    monkeypatch.setattr(
+        Describer,
+        "describe_query",
+        lambda s, photo, box: described.append(box) or original(s, photo, box),
+    )
+    got = extract_queries(turned, SETUP, tmp_path / "q")
+    assert described == [moved.box]
+    for name, value in everything(expected).items():
+        np.testing.assert_array_equal(got.read(name), value)
+    again = extract_queries(data, SETUP, tmp_path / "q")
+    assert described == [moved.box] and again.items() == first.items()
 
 
 def test_a_data_set_without_queries_is_refused_by_name(data, tmp_path):
@@ -495,16 +506,60 @@ def test_the_name_of_a_data_set_is_not_its_identity(store, data):
     assert files(renamed) == files(store)
 
 
-def test_changed_photos_are_refused_by_name(tmp_path):
-    data = tiny.dataset(tmp_path / "photos", places=1, distractors=3)
-    extract(data, SETUP, tmp_path / "s")
+# Photos that come, go and change
+
+
+def decoded_by(monkeypatch):
+    """Names of the photos that are decoded from now on."""
+    names, read = [], photos.read_image
+    monkeypatch.setattr(photos, "read_image", lambda p: names.append(p.stem) or read(p))
+    return names
+
+
+def test_only_what_is_new_is_described_and_rows_follow_their_photos(
+    tmp_path, monkeypatch
+):
+    """Added, changed, removed, renamed and in another order, all at once."""
+    data = tiny.dataset(tmp_path / "photos", places=2, views=2, distractors=3)
+    extract(data, SETUP, tmp_path / "s", batch=1, block=2)
+    decoded = decoded_by(monkeypatch)
     tiny.write(data.path("other0_1"), tiny.view(5, 0))
-    data = replace(data, facts={})
-    with pytest.raises(StoreMismatchError, match=r"images: 1 changed \(other0_1\)"):
-        extract(data, SETUP, tmp_path / "s")
-    fewer = replace(data, images=data.images[:4])
-    with pytest.raises(StoreMismatchError, match="2 gone"):
-        extract(fewer, SETUP, tmp_path / "s")
+    tiny.write(tmp_path / "photos/new.png", tiny.view(6, 0))
+    names = ["new", "place1_0", "renamed", "other0_1", "place0_0"]
+    paths = {**data.paths, "new": tmp_path / "photos/new.png"}
+    paths["renamed"] = data.path("other0_2")
+    now = replace(data, images=tuple(names), paths=paths, queries=(), facts={})
+    got = extract(now, SETUP, tmp_path / "s", batch=1)
+    assert decoded == ["new", "other0_1"]
+    expected = extract(now, SETUP, tmp_path / "anew", batch=1)
+    assert got.names == expected.names == names
+    for name, value in everything(expected).items():
+        np.testing.assert_array_equal(got.read(name), value)
+    np.testing.assert_array_equal(
+        got.class_vectors([3, 1]), expected.class_vectors([3, 1])
+    )
+    decoded.clear()
+    assert extract(now, SETUP, tmp_path / "s").names == names
+    extract(replace(data, facts={}), SETUP, tmp_path / "s")  # other0_1 has gone
+    assert decoded == []
+
+
+def test_an_interrupted_addition_goes_on(tmp_path, monkeypatch):
+    data = tiny.dataset(tmp_path / "photos", places=2, views=2, distractors=6)
+    few = replace(data, images=data.images[:4])
+    extract(few, SETUP, tmp_path / "s", batch=1, block=2)
+
+    def stop(number):
+        raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        extract(data, SETUP, tmp_path / "s", batch=1, block=2, on_block=stop)
+    decoded = decoded_by(monkeypatch)
+    got = extract(data, SETUP, tmp_path / "s", batch=1, block=2)
+    assert len(decoded) < 6
+    expected = extract(data, SETUP, tmp_path / "anew", batch=1)
+    for name, value in everything(expected).items():
+        np.testing.assert_array_equal(got.read(name), value)
 
 
 def test_other_query_photos_are_refused_where_they_are_stretched(tmp_path):
@@ -528,8 +583,8 @@ def test_an_undecodable_photo_stops_the_run_and_complete_blocks_stay(tmp_path):
     assert Store.open(tmp_path / "s").missing_blocks() == [2, 3]
     tiny.write(victim, tiny.view(0, 0))
     data = replace(data, facts={})  # as a new process sees it
-    with pytest.raises(StoreMismatchError, match=f"1 changed .{data.images[9]}"):
-        extract(data, SETUP, tmp_path / "s", batch=1, block=4)
+    done = extract(data, SETUP, tmp_path / "s", batch=1, block=4)
+    assert done.names == list(data.images)
 
 
 def test_a_missing_photo_is_an_error_before_any_work(tmp_path):
@@ -734,10 +789,17 @@ def test_other_weights_of_one_name_have_stores_of_their_own(data):
     assert other.photos_path(data) != SETUP.photos_path(data)
 
 
-def test_another_version_has_the_same_folder_and_is_refused_there(data, monkeypatch):
+def test_another_version_describes_anew(data, monkeypatch):
     path = SETUP.photos_path(data)
     monkeypatch.setattr(cwr_utils, "__version__", "99")
-    assert tiny.setup().photos_path(data) == path
+    assert tiny.setup().photos_path(data) != path
+
+
+@pytest.mark.parametrize("name", ["Rome #2", "a\\b", "c:d", "été", "e/f", ".."])
+def test_a_data_set_may_have_any_name(data, name):
+    path = SETUP.photos_path(replace(data, name=name))
+    assert path.parts[0] == "cache" and len(path.parts) == 4
+    assert not set("".join(path.parts)) & set("\\/:# ")
 
 
 def test_a_setup_can_be_made_again_in_another_process():

@@ -7,12 +7,17 @@
 from cwr_utils.extraction.conf import VECTOR_FACTS, Setup
 from cwr_utils.extraction.describer import MOST_TOP_CLASSES, Describer
 from cwr_utils.extraction.maps import ImageMaps
-from cwr_utils.extraction.photos import Shard, extract, extract_shard
+from cwr_utils.extraction.photos import (
+    Shard,
+    extract,
+    extract_shard,
+    open_photos,
+)
 from cwr_utils.extraction.queries import (
     describe_query,
     extract_queries,
+    open_queries,
     query_content,
-    query_contents,
 )
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "extract",
     "extract_queries",
     "extract_shard",
+    "open_photos",
+    "open_queries",
     "query_content",
-    "query_contents",
 ]

@@ -1,5 +1,6 @@
 """What a store depends on, and where it lies: the only owner of both."""
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -178,10 +179,12 @@ class Setup:
         return self._path(dataset, "maps", self._map_facts)
 
     def _path(self, dataset: Dataset, kind: str, facts: dict[str, Any]) -> Path:
-        """A folder with a readable name, and another one for other facts.
-
-        Stores of another version are in the same one: they are refused by name.
-        """
-        facts = {k: v for k, v in facts.items() if k != "package_version"}
+        """A folder with a readable name, and another one for other facts."""
         parts = [self.network.name, self.layer, self.resize, digest(facts)[:12]]
-        return self.cache_dir / dataset.name / kind / "-".join(parts).replace(":", "-")
+        name, last = (_file_name(text) for text in (dataset.name, "-".join(parts)))
+        return self.cache_dir / name / kind / last
+
+
+def _file_name(text: str) -> str:
+    """What a path may hold on any system; other signs become "_"."""
+    return re.sub(r"[^\w.-]|^\.+", "_", text)

@@ -29,7 +29,13 @@ from cwr_utils.extraction.describer import (
 )
 from cwr_utils.images import Size, read_image, resize_image
 from cwr_utils.networks import compile_options
-from cwr_utils.store import BLOCK, Store, StoreMismatchError
+from cwr_utils.store import (
+    BLOCK,
+    Store,
+    StoreMismatchError,
+    begin_part,
+    open_parts,
+)
 
 
 class ShardPhoto(NamedTuple):
@@ -67,10 +73,14 @@ def extract(
 ) -> Store:
     """Describe every photo of a data set; goes on where an earlier run stopped.
 
+    Photos are known by their content: those that were described before, under any name,
+    are not described again, and those that are gone are left out.
+
     Args:
         dataset: the photos.
         setup: how to describe them.
-        path: the store's folder; that of the setup if None.
+        path: the store's folder; that of the setup if None. What is added later goes
+            into folders beside it.
         batch: photos of one size in a forward pass; if None that of the store where one
             is there, or else 1 on CPU and 16 on a GPU. It moves the last bits, so it
             belongs to the store's configuration.
@@ -84,8 +94,7 @@ def extract(
         The complete store, images in the order of `dataset.images`.
 
     Raises:
-        StoreMismatchError: if the store there is of another configuration or of other
-            images.
+        StoreMismatchError: if the store there is of another configuration.
         ImageError: if a photo cannot be decoded; blocks that are complete stay.
         ValueError: if there is an executor and the network has no `recipe`.
     """
@@ -96,34 +105,50 @@ def extract(
         )
     shown = setup.photos_path(dataset) if path is None else path
     path, describer = Path(shown).absolute(), Describer(setup)
-    hashes = dataset.hashes()
+    facts, contents = setup.photo_facts(dataset), photo_contents(dataset)
     sizes = {dataset.target_size(n, setup.policy) for n in dataset.images}
-    facts = setup.photo_facts(dataset)
-    store = Store.create(
+    store = begin_part(
         path,
         {**facts, "batch": batch or _usual_batch(path)},
-        {name: hashes[name] for name in dataset.images},
+        contents,
         array_specs(setup, most_regions({describer.grid(s) for s in sizes})),
         block,
     )
-    missing = store.missing_blocks()
-    if not missing:
-        tqdm.write(f"{shown}: complete, {len(store)} photos; extraction skipped.")
-        return store
+    missing = store.missing_blocks() if store else []
+    if store is None or not missing:
+        tqdm.write(f"{shown}: complete, {len(contents)} photos; extraction skipped.")
+        return open_parts(path, facts, contents)
     photos = [
         ShardPhoto(dataset.path(n).absolute(), dataset.size(n), n in facts["stretched"])
-        for n in dataset.images
+        for n in store.names
     ]
     shards = [
-        Shard(path, n, tuple(photos[i] for i in store.blocks[n])) for n in missing
+        Shard(store.path, n, tuple(photos[i] for i in store.blocks[n])) for n in missing
     ]
-    done = len(store) - sum(len(shard.photos) for shard in shards)
-    with tqdm(total=len(store), initial=done, desc=f"extract {dataset.name}") as bar:
+    total = len(contents)
+    done = total - sum(len(shard.photos) for shard in shards)
+    with tqdm(total=total, initial=done, desc=f"extract {dataset.name}") as bar:
         if executor is None:
             _extract_here(describer, store, shards, bar.update, on_block)
         else:
             _extract_there(executor, setup.recipe, shards, bar.update, on_block)
-    return store
+    return open_parts(path, facts, contents)
+
+
+def photo_contents(dataset: Dataset) -> dict[str, str]:
+    """Image -> content, for their store."""
+    hashes = dataset.hashes()
+    return {name: hashes[name] for name in dataset.images}
+
+
+def open_photos(dataset: Dataset, setup: Setup) -> Store:
+    """Open what `extract` has described of a data set's photos.
+
+    Raises:
+        StoreError: if a photo is not described.
+    """
+    path, facts = setup.photos_path(dataset), setup.photo_facts(dataset)
+    return open_parts(path, facts, photo_contents(dataset))
 
 
 def extract_shard(shard: Shard, recipe: tuple) -> int:

@@ -14,7 +14,7 @@ from cwr_utils.extraction.describer import (
     most_regions,
 )
 from cwr_utils.images import read_image
-from cwr_utils.store import MemoryStore, Store
+from cwr_utils.store import MemoryStore, Store, begin_part, open_parts
 
 BLOCK = 8
 
@@ -42,23 +42,20 @@ def extract_queries(
     path = setup.queries_path(dataset) if path is None else path
     describer = Describer(setup.of_queries)
     grids = {_grid(describer, dataset, query) for query in dataset.queries}
-    store = Store.create(
-        path,
-        setup.query_facts(),
-        query_contents(dataset),
-        array_specs(setup.of_queries, most_regions(grids)),
-        BLOCK,
-    )
-    missing = store.missing_blocks()
-    if not missing:
-        tqdm.write(f"{path}: complete, {len(store)} queries; extraction skipped.")
-        return store
+    facts, contents = setup.query_facts(), query_contents(dataset)
+    specs = array_specs(setup.of_queries, most_regions(grids))
+    store = begin_part(path, facts, contents, specs, BLOCK)
+    missing = store.missing_blocks() if store else []
+    if store is None or not missing:
+        tqdm.write(f"{path}: complete, {len(contents)} queries; extraction skipped.")
+        return open_parts(path, facts, contents)
+    asked = {query.name: query for query in dataset.queries}
     total = sum(len(store.blocks[number]) for number in missing)
     with tqdm(total=total, desc=f"queries {dataset.name}") as bar:
         for number in missing:
             described = []
             for index in store.blocks[number]:
-                query = dataset.queries[index]
+                query = asked[store.names[index]]
                 photo = read_image(dataset.path(query.image))
                 described.append(_describe(describer, query, photo, store))
                 bar.update()
@@ -66,7 +63,17 @@ def extract_queries(
             store.write_block(
                 number, {n: np.concatenate([d[n] for d in described]) for n in names}
             )
-    return store
+    return open_parts(path, facts, contents)
+
+
+def open_queries(dataset: Dataset, setup: Setup) -> Store:
+    """Open what `extract_queries` has described.
+
+    Raises:
+        StoreError: if a query is not described, or one with its box.
+    """
+    path, facts = setup.queries_path(dataset), setup.query_facts()
+    return open_parts(path, facts, query_contents(dataset))
 
 
 def describe_query(

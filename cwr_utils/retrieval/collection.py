@@ -14,6 +14,8 @@ from cwr_utils.extraction import (
     MOST_TOP_CLASSES,
     VECTOR_FACTS,
     ImageMaps,
+    open_photos,
+    open_queries,
     query_content,
 )
 from cwr_utils.identity import digest
@@ -23,7 +25,7 @@ from cwr_utils.retrieval.asked import Asked, first_classes
 from cwr_utils.retrieval.experiment import Experiment
 from cwr_utils.retrieval.method import Method, Result
 from cwr_utils.retrieval.space import Space, Spaces, Training, baseline
-from cwr_utils.store import Store
+from cwr_utils.store import Store, StoreError
 from cwr_utils.whitening import Whitening, refuse_test_images
 
 
@@ -88,11 +90,9 @@ class Collection:
                 extraction first.
         """
         setup, data = experiment.setup, experiment.data
-        training = None
-        if experiment.training is not None:
-            training = Store.open(setup.photos_path(experiment.training))
-        database = Store.open(setup.photos_path(data))
-        return cls(experiment, database, Store.open(setup.queries_path(data)), training)
+        training = experiment.training and open_photos(experiment.training, setup)
+        queries = open_queries(data, setup)
+        return cls(experiment, open_photos(data, setup), queries, training)
 
     def _open_queries(self, data: Dataset, queries: Store) -> Asked:
         contents = {}
@@ -157,7 +157,7 @@ class Collection:
             return Collection.open(experiment)
         asked: Asked | Store = self.asked
         if setup.query_facts() != self.setup.query_facts():
-            asked = Store.open(setup.queries_path(data))
+            asked = open_queries(data, setup)
         maps = self.maps.under(setup)
         return Collection(experiment, self.database, asked, self.spaces, maps)
 
@@ -174,14 +174,11 @@ class Collection:
         found = []
         for layer in self.setup.network.feature_layers():
             try:
-                setup = self.experiment.at_layer(layer.name).setup
-            except ValueError:  # it cannot be pooled with this power
+                self.at_layer(layer.name)
+            except (StoreError, ValueError):  # not there, or not with this power
                 continue
-            parts = filter(None, (self.data, self.experiment.training))
-            paths = [setup.queries_path(self.data), *map(setup.photos_path, parts)]
-            if layer.name != self.setup.layer and all(map(Store.is_complete, paths)):
-                found.append(layer.name)
-        return found
+            found.append(layer.name)
+        return [name for name in found if name != self.setup.layer]
 
     def row_of(self, image: str) -> int:
         """Row of a photo in the database."""

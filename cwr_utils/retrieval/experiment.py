@@ -5,10 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cwr_utils.datasets import Dataset
-from cwr_utils.extraction import Setup, extract, extract_queries
+from cwr_utils.extraction import (
+    Setup,
+    extract,
+    extract_queries,
+    open_photos,
+    open_queries,
+)
 from cwr_utils.identity import digest
 from cwr_utils.protocol import Protocol
-from cwr_utils.store import Store
+from cwr_utils.store import StoreError
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,12 @@ class Experiment:
 
     def extract(self) -> None:
         """Describe what is not described yet: photos, queries, training photos."""
-        setup = self.setup
         for part in filter(None, (self.data, self.training)):
-            if not Store.is_complete(setup.photos_path(part)):
-                extract(part, setup)
-        if not Store.is_complete(setup.queries_path(self.data)):
-            extract_queries(self.data, setup)
+            try:
+                open_photos(part, self.setup)
+            except StoreError:
+                extract(part, self.setup)
+        try:
+            open_queries(self.data, self.setup)
+        except StoreError:
+            extract_queries(self.data, self.setup)
