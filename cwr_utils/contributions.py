@@ -1,7 +1,7 @@
 """A score taken apart by class: what each class adds to the likeness of two photos."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,8 @@ def class_contributions(
     score = float(result.scores[query.name][rank])
     same: dict[int, float] = {}
     if result.method.by_class:
-        pair = _Pair(collection, result.method, number, result.matches[query.name])
+        found = result.matches[query.name], result.averaged[query.name]
+        pair = _Pair(collection, result.method, number, *found)
         same, _ = contributions(*pair.parts(image))
     names = collection.setup.network.class_names
     order = sorted(same, key=lambda c: -same[c])
@@ -79,22 +80,22 @@ class _Pair:
         method: of the result.
         number: of the query.
         matches: image -> best region of those that were re-ranked.
+        averaged: images that query expansion averaged.
     """
 
     collection: Collection
     method: Method
     number: int
     matches: Mapping[str, Match]
+    averaged: Sequence[str]
 
     def parts(self, image: str) -> tuple[Parts, Parts]:
         """Parts of the descriptors of query and image, as the score compared them."""
         collection, method = self.collection, self.method
         query, flags = collection.data.queries[self.number], collection.setup.protocol
         own = self._query(collection.classes(method, self.number))
-        if method.query_expansion:
-            plain = replace(method, query_expansion=0)
-            first = collection.run(plain).rankings[query.name]
-            members = [self._indexed(n) for n in first[: method.query_expansion]]
+        if self.averaged:
+            members = [self._indexed(name) for name in self.averaged]
             expanded = members + [own] * flags.expand_with_query
             return _unit(_add(expanded)), self._indexed(image)
         if image in self.matches:

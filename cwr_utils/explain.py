@@ -266,16 +266,12 @@ def box_picture(
     features, cams = class_maps(collection, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
-    cells = {
-        f"{threshold:.0%}": box
-        for threshold in collection.setup.protocol.rerank_thresholds
-        for box in reranking.cam_boxes(
-            heat, [threshold], largest=collection.setup.protocol.rerank_largest
-        )
-    }
+    protocol = collection.setup.protocol
+    found = reranking.threshold_boxes(heat, protocol)
+    cells = {f"{threshold:.0%}": box for threshold, box in found.items()}
     region = collection.match_region(method, number, image).box
     best = next((name for name, box in cells.items() if box == region), None)
-    if region is None and collection.setup.protocol.rerank_fallback:
+    if region is None and protocol.rerank_fallback:
         best = "whole photo"
         cells[best] = (0, 0, *grid)
     return {

@@ -56,12 +56,10 @@ class PhotoCams:
         """
         width, height = self.grid
         heat = reranking.heat_map(self.maps(classes), (height, width))
+        found = reranking.threshold_boxes(heat, self.protocol)
         return {
             f"{threshold:.0%}": cells_to_box(cells, self.size, self.grid)
-            for threshold in self.protocol.rerank_thresholds
-            for cells in reranking.cam_boxes(
-                heat, [threshold], largest=self.protocol.rerank_largest
-            )
+            for threshold, cells in found.items()
         }
 
     def cells(self, box: Box | None) -> np.ndarray:

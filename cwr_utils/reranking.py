@@ -73,6 +73,15 @@ def cam_boxes(
     return boxes
 
 
+def threshold_boxes(cam, protocol: Protocol) -> dict[float, Cells]:
+    """Threshold -> box of `cam_boxes`, under a protocol."""
+    return {
+        threshold: box
+        for threshold in protocol.rerank_thresholds
+        for box in cam_boxes(cam, [threshold], largest=protocol.rerank_largest)
+    }
+
+
 def _largest_element(binary, largest: str) -> Sequence[int]:
     """Box (x, y, width, height) of the largest 8-connected element."""
     if largest == "contour":
@@ -286,6 +295,5 @@ def _best(query, regions: list, descriptors: np.ndarray) -> Match:
 
 def _region_boxes(heat, protocol: Protocol) -> list:
     """Different boxes of a heat map; None stands for the whole photo."""
-    found = cam_boxes(heat, protocol.rerank_thresholds, largest=protocol.rerank_largest)
-    boxes: list = list(dict.fromkeys(found))
+    boxes: list = list(dict.fromkeys(threshold_boxes(heat, protocol).values()))
     return boxes + [None] * protocol.rerank_fallback

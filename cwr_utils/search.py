@@ -24,7 +24,7 @@ from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset, DatasetError, Query
 from cwr_utils.datasets.base import unreadable_images
 from cwr_utils.datasets.folder import SUFFIXES, find_images
-from cwr_utils.extraction import Describer, ImageMaps, Setup
+from cwr_utils.extraction import ImageMaps, Setup
 from cwr_utils.images import Box, Facts, ImageError, check_box, read_image
 from cwr_utils.networks import CamNetwork
 from cwr_utils.retrieval import Collection, Experiment, Method
@@ -104,7 +104,6 @@ class Index:
         self.method = method
         self.unreadable = dict(unreadable)
         self.collection = collection
-        self._describer = Describer(collection.setup.of_queries)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,16 +139,19 @@ class Index:
         if box is not None:
             box = check_box(box, (pixels.shape[1], pixels.shape[0]))
         query = Query("query", "query", box)
-        described = extraction.describe_query(self._describer, query, pixels, content)
-        result = self.collection.ask([query], described).run(self.method)
-        hashes = self.collection.database.hashes
+        collection = self.collection
+        described = extraction.describe_query(
+            collection.describer, query, pixels, content
+        )
+        result = collection.ask([query], described).run(self.method)
+        hashes = collection.database.hashes
         return Answer(
             result.rankings["query"],
             result.scores["query"],
             pixels,
             box,
             frozenset(name for name, other in hashes.items() if other == content),
-            self.collection.data.paths,
+            collection.data.paths,
         )
 
     def _read(self, photo) -> tuple[np.ndarray, str]:
@@ -275,8 +277,8 @@ def _describe(
     if not root.is_dir():
         raise DatasetError(f"{folder} is not a folder.")
     paths, left_out = find_images(root)
-    looked_at: dict[Path, Facts] = {}
-    unreadable = left_out | unreadable_images(paths, looked_at)
+    facts: dict[Path, Facts] = {}
+    unreadable = left_out | unreadable_images(paths, facts)
     place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]+", "_", root.name) + f"-{place}"
     while True:
@@ -287,8 +289,7 @@ def _describe(
                 unreadable.values(),
             )
         note = f"{len(images)} photos of the folder {root.name}"
-        files = {n: paths[n] for n in images}
-        data = Dataset(name, images, (), note, files, facts=looked_at)
+        data = Dataset(name, images, (), note, paths, facts=facts)
         try:
             store = extraction.extract(data, setup, block=BLOCK)
             break

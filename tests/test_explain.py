@@ -6,61 +6,26 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 
-from cwr_utils import explain, extraction, figures, protocol, reranking
+from cwr_utils import explain, figures, reranking
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.datasets import Dataset, Query
 from cwr_utils.evaluation import average_precision
-from cwr_utils.extraction import ExtractionConf, ImageMaps
 from cwr_utils.images import read_image
-from cwr_utils.retrieval import Method, Result, Retrieval
+from cwr_utils.retrieval import Method, Result
 
-# Boxes of five cells need a grid that is somewhat finer than that of other tests.
-CONF = ExtractionConf(resize="96x72")
 RAW = Method("sum", dimensions=0)
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=12)
 RERANK = replace(ONLINE, rerank=8, rerank_classes=3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
-        yield
+@pytest.fixture(scope="module")
+def data(planted):
+    return planted
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """4 places with 3 views each, the last one junk, and 6 distractors."""
-    data = tiny.dataset(tmp_path_factory.mktemp("explain") / "photos")
-    credits = {name: f"Photographer of {name}" for name in data.images}
-    credits["place1_1"] = ""
-    return replace(data, credits=credits)
-
-
-@pytest.fixture(scope="module")
-def make(data, tmp_path_factory):
-    """A Retrieval with the flags of a protocol."""
-    folder = tmp_path_factory.mktemp("stores")
-    network = tiny.network()
-    others = tiny.dataset(folder / "photos", "other", 0, 0, 12, first_place=100)
-    stores = (
-        extraction.extract(data, network, folder / "database", CONF),
-        extraction.extract_queries(data, network, folder / "queries", CONF),
-        extraction.extract(others, network, folder / "training", CONF),
-    )
-    maps = ImageMaps(data, network, CONF)
-
-    def make(data=data, **flags):
-        used = replace(protocol.get("corrected"), **flags)
-        return Retrieval(data, *stores, protocol=used, maps=maps)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def stores(make):
+def collection(make):
     return make()
 
 
@@ -73,16 +38,15 @@ def close_figures():
 # Relevance
 
 
-@pytest.mark.parametrize("self_match", [True, False])
 @pytest.mark.parametrize("own", ["positives", "junk", "neither"])
-def test_relevance_has_five_kinds(own, self_match):
+def test_relevance_has_five_kinds(own):
     """The query's photo is the query's photo, whatever the ground truth calls it."""
     positives, junk = {"right"}, {"unclear"}
     {"positives": positives, "junk": junk, "neither": set()}[own].add("own")
     ok = frozenset({"partly"})
     query = Query("q", "own", None, ok.union(positives), frozenset(junk), ok)
     images = ("own", "right", "partly", "unclear", "wrong")
-    kinds = [explain.relevance(query, image, self_match) for image in images]
+    kinds = [explain.relevance(query, image) for image in images]
     assert kinds == ["query", "positive", "ok", "junk", "negative"]
 
 
@@ -90,20 +54,20 @@ def test_relevance_has_five_kinds(own, self_match):
 
 
 @pytest.mark.parametrize("method", [RAW, RERANK], ids=lambda method: method.slug)
-def test_a_strip_shows_the_first_of_a_ranking(stores, data, method):
-    result = stores.run(method)
+def test_a_strip_shows_the_first_of_a_ranking(collection, data, method):
+    result = collection.run(method)
     query = data.queries[1]
-    strip = explain.strip(stores, result, 1, top=5)
+    strip = explain.strip(collection, result, 1, top=5)
     names = result.rankings[query.name][:5]
     assert strip["names"] == names
     np.testing.assert_array_equal(strip["scores"], result.scores[query.name][:5])
     assert (np.diff(strip["scores"]) <= 0).all()
     for name, photo in zip(names, strip["photos"], strict=True):
         np.testing.assert_array_equal(photo, read_image(data.path(name)))
-    assert strip["relevance"] == [explain.relevance(query, n, True) for n in names]
+    assert strip["relevance"] == [explain.relevance(query, n) for n in names]
 
 
-def test_a_strip_may_end_with_the_positives_that_were_missed(stores, data):
+def test_a_strip_may_end_with_the_positives_that_were_missed(collection, data):
     """place1_0 asks; place1_1 is the only other positive and comes sixth."""
     query = data.queries[1]
     ranking = [query.image, *data.distractors[:4], "place1_1", *data.distractors[4:]]
@@ -111,20 +75,20 @@ def test_a_strip_may_end_with_the_positives_that_were_missed(stores, data):
     result = Result(RAW, {query.name: ranking}, {query.name: scores}, {})
     all_scores = {q.name: ranking for q in data.queries}
     result = replace(result, rankings={**all_scores, query.name: ranking})
-    strip = explain.strip(stores, result, 1, top=4, missed=2)
+    strip = explain.strip(collection, result, 1, top=4, missed=2)
     assert strip["names"] == [*ranking[:3], "place1_1"]
     assert strip["ranks"] == [1, 2, 3, 6]
     np.testing.assert_array_equal(strip["scores"], scores[[0, 1, 2, 5]])
     figure = figures.result_strip(**strip)
     assert "6 ✓" in [item.get_text() for item in figure.texts]
     for top, missed in ((4, 0), (6, 2), (20, 3)):
-        shown = explain.strip(stores, result, 1, top=top, missed=missed)["ranks"]
+        shown = explain.strip(collection, result, 1, top=top, missed=missed)["ranks"]
         assert shown == list(range(1, min(top, len(ranking)) + 1))
 
 
-def test_a_strip_starts_with_the_query(stores, data):
+def test_a_strip_starts_with_the_query(collection, data):
     query = data.queries[1]
-    strip = explain.strip(stores, stores.run(RAW), 1, top=4)
+    strip = explain.strip(collection, collection.run(RAW), 1, top=4)
     np.testing.assert_array_equal(
         strip["query_photo"], read_image(data.path(query.image))
     )
@@ -132,7 +96,7 @@ def test_a_strip_starts_with_the_query(stores, data):
     assert strip["credits"] == [
         data.credit(name) for name in (query.image, *strip["names"])
     ]
-    assert strip["credits"][0] == "Photographer of place1_0"
+    assert strip["credits"][0] == "Who took place1_0"
 
 
 def test_the_title_names_query_method_and_ap(make, data):
@@ -156,13 +120,15 @@ def test_the_title_names_query_method_and_ap(make, data):
         assert strip["relevance"][:4] == ["query", "negative", "junk", "positive"]
 
 
-def test_a_strip_is_no_longer_than_the_ranking(stores, data):
-    strip = explain.strip(stores, stores.run(RAW), 0, top=99)
+def test_a_strip_is_no_longer_than_the_ranking(collection, data):
+    strip = explain.strip(collection, collection.run(RAW), 0, top=99)
     assert len(strip["photos"]) == len(strip["scores"]) == len(data.images)
 
 
-def test_strips_are_drawn(stores):
-    strips = [explain.strip(stores, stores.run(RERANK), n, top=4) for n in (0, 1)]
+def test_strips_are_drawn(collection):
+    strips = [
+        explain.strip(collection, collection.run(RERANK), n, top=4) for n in (0, 1)
+    ]
     assert figures.result_strip(**strips[0]).axes
     assert figures.result_strips(strips).axes
 
@@ -170,11 +136,11 @@ def test_strips_are_drawn(stores):
 # Moved ranks
 
 
-def test_a_diagnosis_joins_scores_and_errors(stores, data):
-    before, after = stores.run(RAW), stores.run(ONLINE)
-    table = explain.diagnose(stores, before, after)
+def test_a_diagnosis_joins_scores_and_errors(collection, data):
+    before, after = collection.run(RAW), collection.run(ONLINE)
+    table = explain.diagnose(collection, before, after)
     assert set(table["query"]) == {query.name for query in data.queries}
-    scores = stores.evaluate(after).set_index("query")
+    scores = collection.evaluate(after).set_index("query")
     for row in table.itertuples():
         assert row.after == scores["ap"][row.query]
         assert row.first_wrong_rank == scores["first_false_positive"][row.query]
@@ -182,19 +148,21 @@ def test_a_diagnosis_joins_scores_and_errors(stores, data):
     assert table["landmark"].nunique() == len(data.queries)
 
 
-def test_a_diagnosis_names_what_is_missed(stores, data):
+def test_a_diagnosis_names_what_is_missed(collection, data):
     query = data.queries[0]
     right = sorted(query.positives)
     ranking = [right[0], data.distractors[0], right[1], *data.distractors[1:]]
     rankings = {q.name: ranking for q in data.queries}
     result = Result(RAW, rankings, {}, {})
-    row = explain.diagnose(stores, result, result).set_index("query").loc[query.name]
+    row = (
+        explain.diagnose(collection, result, result).set_index("query").loc[query.name]
+    )
     assert (row["first_wrong"], row["first_wrong_rank"]) == (data.distractors[0], 2)
     assert row["missed"] == f"{right[1]} (3)"
 
 
-def test_two_runs_are_drawn_with_their_intervals(stores):
-    table = explain.diagnose(stores, stores.run(RAW), stores.run(ONLINE))
+def test_two_runs_are_drawn_with_their_intervals(collection):
+    table = explain.diagnose(collection, collection.run(RAW), collection.run(ONLINE))
     picture = explain.ap_picture(table, "raw", "online")
     wide = picture["per_query"].pivot(index="query", columns="method", values="ap")
     difference = (wide["online"] - wide["raw"])[table["query"]]
@@ -225,17 +193,19 @@ def test_few_photos_have_a_map_too(number):
 
 
 @pytest.mark.parametrize("most", [150, 12, 4])
-def test_the_map_shows_landmarks_first(stores, data, most):
-    picture = explain.embedding_picture(stores, Method("gem", dimensions=4), most=most)
+def test_the_map_shows_landmarks_first(collection, data, most):
+    picture = explain.embedding_picture(
+        collection, Method("gem", dimensions=4), most=most
+    )
     assert len(picture["photos"]) == len(picture["points"]) <= most
     assert sum(map(bool, picture["groups"])) == min(8, most)
     assert len(picture["photos"]) > 0.6 * min(most, len(data.images))
     figures.embedding_map(**picture)
 
 
-def test_the_map_needs_one_descriptor_a_photo(stores):
+def test_the_map_needs_one_descriptor_a_photo(collection):
     with pytest.raises(ValueError, match="differ from query to query"):
-        explain.embedding_picture(stores, ONLINE)
+        explain.embedding_picture(collection, ONLINE)
 
 
 def test_moved_ranks_by_hand():
@@ -261,8 +231,8 @@ def test_moved_ranks_by_hand():
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=columns))
 
 
-def test_nothing_moves_where_nothing_changed(stores, data):
-    result = stores.run(RAW)
+def test_nothing_moves_where_nothing_changed(collection, data):
+    result = collection.run(RAW)
     table = explain.rank_changes(data, result, result)
     assert len(table) == 4 and (table["gain"] == 0).all()
     assert set(table["image"]) == {f"place{place}_1" for place in range(4)}
@@ -276,10 +246,10 @@ def test_no_positive_no_row():
     assert table.empty
 
 
-def test_frequent_classes_by_hand(stores, monkeypatch):
+def test_frequent_classes_by_hand(collection, monkeypatch):
     top = np.array([[2, 0, 1], [2, 1, 0], [3, 2, 0]])
-    monkeypatch.setattr(type(stores), "top_classes", top)
-    names, shares = explain.frequent_classes(stores, 2)
+    monkeypatch.setattr(type(collection), "top_classes", top)
+    names, shares = explain.frequent_classes(collection, 2)
     assert names == ["class 2", "class 3"]  # 3 stands higher in its list than 0 and 1
     np.testing.assert_allclose(shares, [1, 1 / 3])
 
@@ -299,15 +269,15 @@ def best_cells(picture, grid):
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_the_best_box_is_the_region_that_matched(stores, data, classes):
+def test_the_best_box_is_the_region_that_matched(collection, data, classes):
     """Also where one class makes the heat map."""
     method = replace(RERANK, rerank_classes=classes)
     labels = set()
     for number, image in pairs(data):
-        picture = explain.box_picture(stores, method, number, image)
+        picture = explain.box_picture(collection, method, number, image)
         assert picture["best"] in picture["boxes"]
         grid = picture["heat"].shape
-        expected = stores.match_region(method, number, image).box
+        expected = collection.match_region(method, number, image).box
         np.testing.assert_allclose(
             best_cells(picture, grid), expected or (0, 0, grid[1], grid[0]), atol=1e-6
         )
@@ -316,10 +286,10 @@ def test_the_best_box_is_the_region_that_matched(stores, data, classes):
     assert len(labels) > 1
 
 
-def test_boxes_lie_in_the_photo_and_shrink_with_the_threshold(stores, data):
+def test_boxes_lie_in_the_photo_and_shrink_with_the_threshold(collection, data):
     several = 0
     for number, image in pairs(data):
-        picture = explain.box_picture(stores, RERANK, number, image)
+        picture = explain.box_picture(collection, RERANK, number, image)
         photo, boxes = picture["photo"], picture["boxes"]
         np.testing.assert_array_equal(photo, read_image(data.path(image)))
         assert picture["credit"] == data.credit(image)
@@ -331,19 +301,21 @@ def test_boxes_lie_in_the_photo_and_shrink_with_the_threshold(stores, data):
     assert several
 
 
-def test_the_heat_map_is_the_mean_cam_of_two_classes(stores):
-    picture = explain.box_picture(stores, RERANK, 0, "place0_1")
-    classes = stores.top_classes[0][:2].tolist()
-    features, cam_maps = stores.maps("place0_1")
-    cams = reranking.query_cams(cam_maps, stores.maps.network.class_weights, classes)
+def test_the_heat_map_is_the_mean_cam_of_two_classes(collection):
+    picture = explain.box_picture(collection, RERANK, 0, "place0_1")
+    classes = collection.top_classes[0][:2].tolist()
+    features, cam_maps = collection.maps("place0_1")
+    cams = reranking.query_cams(
+        cam_maps, collection.setup.network.class_weights, classes
+    )
     expected = reranking.heat_map(cams, features.shape[:2])
     np.testing.assert_allclose(picture["heat"], expected, atol=1e-6)
     assert picture["heat"].shape == features.shape[:2]
 
 
-def without_boxes(stores, monkeypatch):
+def without_boxes(collection, monkeypatch):
     monkeypatch.setattr(reranking, "cam_boxes", lambda *_, **__: [])
-    return explain.box_picture(stores, RERANK, 0, "place1_1")
+    return explain.box_picture(collection, RERANK, 0, "place1_1")
 
 
 def test_the_whole_photo_stands_in_where_there_is_no_box(make, data, monkeypatch):
@@ -360,11 +332,11 @@ def test_no_region_is_best_where_the_protocol_has_no_fallback(make, monkeypatch)
     assert figures.boxes_on_photo(**picture).axes
 
 
-def test_why_an_image_moved(stores, data):
+def test_why_an_image_moved(collection, data):
     """By hand from the results."""
-    before, after = (stores.run(method) for method in (ONLINE, RERANK))
+    before, after = (collection.run(method) for method in (ONLINE, RERANK))
     number, image = 1, after.rankings["query1"][3]
-    why = explain.why_moved(stores, before, after, number, image)
+    why = explain.why_moved(collection, before, after, number, image)
     assert (why["query"], why["image"], why["rank after"]) == ("query1", image, 4)
     rank = before.rankings["query1"].index(image) + 1
     assert why["rank before"] == rank
@@ -372,25 +344,25 @@ def test_why_an_image_moved(stores, data):
     assert why["score before"] == pytest.approx(score, abs=6e-4)
     match = after.matches["query1"][image]
     assert why["score after"] == pytest.approx(match.score, abs=6e-4)
-    picture = explain.box_picture(stores, RERANK, number, image)
+    picture = explain.box_picture(collection, RERANK, number, image)
     assert why["region"] == picture["best"]
     np.testing.assert_allclose(why["box"], picture["boxes"][why["region"]], atol=0.51)
-    classes = stores.top_classes[number][:3]
+    classes = collection.top_classes[number][:3]
     assert why["classes"] == ", ".join(f"class {c}" for c in classes)
 
 
 def test_why_an_image_without_a_region_moved(make, monkeypatch):
-    stores = make(rerank_fallback=False)
+    collection = make(rerank_fallback=False)
     monkeypatch.setattr(reranking, "cam_boxes", lambda *_, **__: [])
-    before, after = (stores.run(method) for method in (ONLINE, RERANK))
+    before, after = (collection.run(method) for method in (ONLINE, RERANK))
     image = after.rankings["query0"][0]
-    why = explain.why_moved(stores, before, after, 0, image)
+    why = explain.why_moved(collection, before, after, 0, image)
     assert why["region"] == "none" and "box" not in why
     assert why["score after"] == -np.inf
 
 
-def test_boxes_are_drawn(stores):
-    picture = explain.box_picture(stores, RERANK, 2, "place2_1")
+def test_boxes_are_drawn(collection):
+    picture = explain.box_picture(collection, RERANK, 2, "place2_1")
     assert figures.boxes_on_photo(**picture).axes
 
 
@@ -407,17 +379,21 @@ def test_boxes_are_drawn(stores):
     ],
     ids=lambda method: method.slug,
 )
-def test_the_pipeline_shows_the_classes_that_make_the_descriptor(stores, data, method):
-    picture = explain.pipeline_picture(stores, method, 3)
+def test_the_pipeline_shows_the_classes_that_make_the_descriptor(
+    collection, data, method
+):
+    picture = explain.pipeline_picture(collection, method, 3)
     theme = method.aggregation == "theme"
-    classes = (stores.theme if theme else stores.top_classes[3])[: method.num_classes]
+    classes = (collection.theme if theme else collection.top_classes[3])[
+        : method.num_classes
+    ]
     names = [f"class {c}" for c in classes]
     assert picture["class_names"] == names
     assert list(picture["heat"]) == names[:3]
     for heat in picture["heat"].values():
         assert heat.ndim == 2 and 0 <= heat.min() <= heat.max() <= 1
     assert picture["vectors"].shape == (method.num_classes, 12)
-    fitted = stores.whitening(method)
+    fitted = collection.whitening(method)
     np.testing.assert_allclose(
         picture["descriptor"],
         l2_normalize(fitted(picture["vectors"]).sum(axis=0)),
@@ -426,15 +402,15 @@ def test_the_pipeline_shows_the_classes_that_make_the_descriptor(stores, data, m
     assert figures.pipeline(**picture).axes
 
 
-def test_the_pipeline_shows_the_query_and_what_it_found(stores, data):
-    picture = explain.pipeline_picture(stores, ONLINE, 1)
+def test_the_pipeline_shows_the_query_and_what_it_found(collection, data):
+    picture = explain.pipeline_picture(collection, ONLINE, 1)
     query = data.queries[1]
     np.testing.assert_array_equal(picture["photo"], read_image(data.path(query.image)))
     assert picture["box"] == query.box
-    ranking = stores.run(ONLINE).rankings[query.name]
+    ranking = collection.run(ONLINE).rankings[query.name]
     others = [name for name in ranking if name != query.image][:6]
     assert [kind for _, kind in picture["results"]] == [
-        explain.relevance(query, name, True) for name in others
+        explain.relevance(query, name) for name in others
     ]
     for name, (photo, _) in zip(others, picture["results"], strict=True):
         np.testing.assert_array_equal(photo, read_image(data.path(name)))

@@ -13,9 +13,8 @@ from cv2 import imencode
 
 from cwr_utils import datasets, extraction, networks, search
 from cwr_utils.datasets import DatasetError
-from cwr_utils.extraction import ExtractionConf
 from cwr_utils.images import check_image, read_image
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.retrieval import Experiment, Method
 from cwr_utils.store import StoreError
 from cwr_utils.whitening import WhiteningError
 
@@ -26,10 +25,9 @@ RAW = Method("sum", dimensions=0)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(extraction, "Describer", tiny.describer)
-    monkeypatch.setattr(search, "Describer", tiny.describer)
     monkeypatch.setattr(search, "METHOD", CLASSES)
-    yield
+    with tiny.compile_once():
+        yield
     plt.close("all")
 
 
@@ -63,7 +61,7 @@ def described(monkeypatch):
 @pytest.fixture
 def make(tmp_path, others):
     def make(folder, **options):
-        defaults = {"whitening": others, "network": tiny.network(), "resize": "96x72"}
+        defaults = {"whitening": others, "network": tiny.network(), "resize": tiny.FINE}
         return search.index(folder, cache_dir=tmp_path / "c", **defaults | options)
 
     return make
@@ -101,16 +99,10 @@ def test_a_path_a_name_and_an_array_are_one_photo(make, photos):
 )
 def test_the_answer_is_that_of_the_workbook(make, photos, others, tmp_path, method):
     """The same photos, boxes and settings through the stores of the notebooks."""
-    network, conf = tiny.network(), ExtractionConf(resize="96x72", power=2.0)
-    data = tiny.dataset(tmp_path / "my_photos", places=3, distractors=2)
-    other = tiny.dataset(tmp_path / "others", "others", 0, 0, 12, first_place=100)
-    stores = Retrieval(
-        data,
-        extraction.extract(data, network, tmp_path / "d", conf),
-        extraction.extract_queries(data, network, tmp_path / "q", conf),
-        extraction.extract(other, network, tmp_path / "t", conf),
-    )
-    expected = stores.run(method)
+    data = tiny.dataset(photos, places=3, distractors=2)
+    other = tiny.dataset(others, "others", 0, 0, 12, first_place=100)
+    setup = tiny.setup(tmp_path / "stores", resize=tiny.FINE, power=2.0)
+    expected = tiny.opened(Experiment(data, other, setup)).run(method)
     index = make(photos, method=method)
     for query in data.queries:
         answer = index.search(data.path(query.image), box=query.box)

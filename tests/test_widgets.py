@@ -12,59 +12,46 @@ import tiny
 from cv2 import imencode
 from PIL import Image
 
-from cwr_utils import extraction, inspection, runs, widgets
-from cwr_utils.extraction import ExtractionConf, ImageMaps
+from cwr_utils import runs, widgets
 from cwr_utils.figures import RELEVANCE, panels
 from cwr_utils.images import ImageError
-from cwr_utils.retrieval import Method, Retrieval
+from cwr_utils.inspection import look
+from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.store import MemoryStore
 from cwr_utils.widgets import CamView, SearchView, controls
-from cwr_utils.widgets import search as search_module
+from cwr_utils.widgets.search import ask
 
-CONF = ExtractionConf(resize="96x72")
+SETUP = tiny.setup(resize=tiny.FINE)
 ONLINE = Method("online", num_classes=3, num_whitening_classes=3, dimensions=12)
 NAMES = [f"class {c}" for c in range(tiny.CLASSES)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "Describer", tiny.describer)
-        patch.setattr(search_module, "Describer", tiny.describer)
+def small():
+    with tiny.compile_once(), pytest.MonkeyPatch.context() as patch:
         # Photos of 64 pixels are large enough here.
         patch.setattr(controls, "MIN_SIDE", 16)
         yield
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("widgets")
-    data = tiny.dataset(folder / "photos")
-    data = replace(data, credits={name: f"Who took {name}" for name in data.images})
-    others = tiny.dataset(folder / "others", "other", 0, 0, 12, first_place=100)
-    network = tiny.network()
-    return Retrieval(
-        data,
-        extraction.extract(data, network, folder / "database", CONF),
-        extraction.extract_queries(data, network, folder / "queries", CONF),
-        extraction.extract(others, network, folder / "training", CONF),
-        maps=ImageMaps(data, network, CONF),
-    )
+def collection(make):
+    return make()
 
 
 @pytest.fixture(scope="module")
 def cams():
-    return inspection.look(tiny.network(), tiny.view(1, 0), resize=CONF.resize)
+    return look(SETUP, tiny.view(1, 0))
 
 
 @pytest.fixture
-def explorer(stores):
-    return widgets.SearchExplorer(stores, ONLINE, query=1)
+def explorer(collection):
+    return widgets.SearchExplorer(collection, ONLINE, query=1)
 
 
 @pytest.fixture
-def viewer(stores):
-    return widgets.CamExplorer(stores.dataset, tiny.network(), CONF, query=1)
+def viewer(collection):
+    return widgets.CamExplorer(collection.data, SETUP, query=1)
 
 
 def same(first, second):
@@ -152,11 +139,10 @@ def test_the_grid_is_dark_outside_the_region():
 # Searches
 
 
-def search(stores, number=1, box=...):
-    source = controls.open_source(stores.dataset, "query", number)
+def search(collection, number=1, box=...):
+    source = controls.open_source(collection.data, "query", number)
     box = source.query.box if box is ... else box
-    describer = tiny.describer(tiny.network(), CONF)
-    return search_module.ask(stores, source, box, lambda: describer)
+    return ask(collection, source, box)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +155,12 @@ def search(stores, number=1, box=...):
     ],
     ids=lambda method: method.slug,
 )
-def test_an_unchanged_query_gives_what_the_tables_have(stores, method):
-    result = stores.run(method)
-    picture, table = widgets.show_search(search(stores), SearchView(method))
+def test_an_unchanged_query_gives_what_the_tables_have(collection, method):
+    result = collection.run(method)
+    picture, table = widgets.show_search(search(collection), SearchView(method))
     assert table["name"].tolist() == result.rankings["query1"]
     np.testing.assert_array_equal(table["score"], result.scores["query1"])
-    ap = stores.evaluate(result).set_index("query")["ap"]["query1"]
+    ap = collection.evaluate(result).set_index("query")["ap"]["query1"]
     assert f"{method.label}, AP {ap:.2f}" in picture.text
     kinds = table.set_index("name")["relevance"]
     assert kinds["place1_0"] == "query"
@@ -183,8 +169,8 @@ def test_an_unchanged_query_gives_what_the_tables_have(stores, method):
     assert (kinds.drop(["place1_0", "place1_1", "place1_2"]) == "negative").all()
 
 
-def test_frames_have_the_colour_of_their_relevance(stores):
-    picture, table = widgets.show_search(search(stores), SearchView(ONLINE))
+def test_frames_have_the_colour_of_their_relevance(collection):
+    picture, table = widgets.show_search(search(collection), SearchView(ONLINE))
     assert len(picture.areas) == len(picture.labels) == 10
     for (x1, y1, x2, y2), kind in zip(picture.areas, table["relevance"], strict=False):
         colour = RELEVANCE[kind][0].lstrip("#")
@@ -208,26 +194,24 @@ def test_every_photo_is_credited():
     assert (notes[:, -4:] == 255).all()
 
 
-def test_an_edited_box_is_described_anew(stores):
+def test_an_edited_box_is_described_anew(collection):
     """As if the data set had that box."""
     box = (4.0, 10.0, 50.0, 60.0)
-    edited = search(stores, box=box)
+    edited = search(collection, box=box)
     view = SearchView(ONLINE)
     scores = widgets.show_search(edited, view)[1]["score"]
     assert not np.allclose(
-        scores, widgets.show_search(search(stores), view)[1]["score"]
+        scores, widgets.show_search(search(collection), view)[1]["score"]
     )
-    described = tiny.describer(tiny.network(), CONF).describe_query(
-        edited.source.photo, box
-    )
-    stored = edited.stores.queries.read("class_vectors")[0]
+    described = tiny.describer(SETUP).describe_query(edited.source.photo, box)
+    stored = edited.collection.queries.read("class_vectors")[0]
     np.testing.assert_allclose(stored, described["class_vectors"], atol=1e-3)
     # The ground truth of the query goes with it.
     assert "AP" in widgets.show_search(edited, view)[0].text
 
 
-def test_the_match_shows_what_adds_up_to_the_score(stores):
-    one = search(stores)
+def test_the_match_shows_what_adds_up_to_the_score(collection):
+    one = search(collection)
     for method in (ONLINE, replace(ONLINE, rerank=4, rerank_classes=2)):
         for rank in (1, 3, 12):
             view = SearchView(method, chosen=rank)
@@ -238,9 +222,9 @@ def test_the_match_shows_what_adds_up_to_the_score(stores):
             assert all(name in picture.text for name in shares["name"])
 
 
-def test_the_box_that_won_is_drawn(stores):
-    one, method = search(stores), replace(ONLINE, rerank=6, rerank_classes=3)
-    result = one.run(method)
+def test_the_box_that_won_is_drawn(collection):
+    one, method = search(collection), replace(ONLINE, rerank=6, rerank_classes=3)
+    result = one.results[method]
     names = enumerate(result.rankings["query1"][:6], start=1)
     won = next(rank for rank, name in names if result.matches["query1"][name].box)
     for boxed, rank in ((True, won), (False, 12)):
@@ -335,14 +319,19 @@ def test_one_s_own_photo_finds_its_like(explorer):
     assert "place2" in explorer.results.labels[0]
 
 
-def test_a_collection_without_queries_is_a_search_tool(stores):
-    data = replace(stores.dataset, queries=())
-    queries = MemoryStore(stores.database.config, {}, {})
-    bare = Retrieval(data, stores.database, queries, stores.training, maps=stores.maps)
-    explorer = widgets.SearchExplorer(bare, ONLINE)
+def test_a_collection_without_queries_is_a_search_tool(collection):
+    data = replace(collection.data, queries=())
+    queries = MemoryStore(SETUP.query_facts(), {}, {})
+
+    def open_bare(training, store):
+        experiment = Experiment(data, training, collection.setup)
+        return Collection(experiment, collection.database, queries, store)
+
+    training = collection.experiment.training, collection.training.store
+    explorer = widgets.SearchExplorer(open_bare(*training), ONLINE)
     assert "place0_0, query, score 1.0" in explorer.results.labels[0]
     assert all("unknown" in label for label in explorer.results.labels[1:])
-    plain = Retrieval(data, stores.database, queries, maps=stores.maps)
+    plain = open_bare(None, None)
     explorer = widgets.SearchExplorer(plain, Method("rmac_max", dimensions=0))
     assert explorer.aggregation.options == ("rmac_max",)
     assert "R-MAC" in explorer.results.text

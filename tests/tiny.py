@@ -19,10 +19,12 @@ from cwr_utils.extraction import Describer, Setup, photos, queries
 from cwr_utils.networks import CamNetwork
 from cwr_utils.networks.cam_network import randomize
 from cwr_utils.protocol import FLAGS, PRESETS
+from cwr_utils.retrieval import Collection, Experiment, collection
 
 CLASSES = 6
 LAYER = "features"  # 12 channels, stride 4; the CAM layer has stride 8
 RESIZE = "64x48"  # a feature grid of 16x12 cells, a CAM grid of 8x6
+FINE = "96x72"  # boxes of five cells need a grid that is somewhat finer
 SIZES = [(96, 72), (72, 96), (80, 80)]  # landscape, portrait, square
 
 
@@ -99,9 +101,16 @@ def describer(settings: Setup) -> Describer:
 def compile_once():
     """Put `describer` in the place of the class wherever photos are described."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (photos, queries):
+        for module in (photos, queries, collection):
             patch.setattr(module, "Describer", describer)
         yield
+
+
+def opened(experiment: Experiment) -> Collection:
+    """Describe what is not described yet, and open it all."""
+    with compile_once():
+        experiment.extract()
+    return Collection.open(experiment)
 
 
 def _preprocess(images):

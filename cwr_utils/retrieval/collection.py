@@ -13,6 +13,7 @@ from cwr_utils.datasets import Dataset, Query
 from cwr_utils.extraction import (
     MOST_TOP_CLASSES,
     VECTOR_FACTS,
+    Describer,
     ImageMaps,
     open_photos,
     open_queries,
@@ -68,10 +69,12 @@ class Collection:
             WhiteningError: if training photos are in the database or are queries.
         """
         self.experiment, self.data = experiment, experiment.data
-        self.setup, hashes = experiment.setup, self.data.hashes()
-        photos = {name: hashes[name] for name in self.data.images}
-        facts = self.setup.photo_facts(self.data)
-        self.database = database.require(facts, photos).require_complete()
+        self.setup, self.database = experiment.setup, database
+        if not isinstance(training, Spaces):  # they are of this database
+            hashes = self.data.hashes()
+            photos = {name: hashes[name] for name in self.data.images}
+            facts = self.setup.photo_facts(self.data)
+            database.require(facts, photos).require_complete()
         if not isinstance(queries, Asked):
             queries = self._open_queries(self.data, queries)
         self.asked = queries
@@ -199,6 +202,11 @@ class Collection:
         """What tables call these photos; "" if there are none."""
         return self.training.source if self.training else ""
 
+    @cached_property
+    def describer(self) -> Describer:
+        """What describes queries that are in no store."""
+        return Describer(self.setup.of_queries)
+
     @property
     def top_classes(self) -> np.ndarray:
         """(Q, n) each query's most probable classes, from its cropped region."""
@@ -292,7 +300,7 @@ class Collection:
 
     def run(self, method: Method) -> Result:
         """Rank the database for every query."""
-        rankings, scores, matches = {}, {}, {}
+        result = Result(method, {}, {}, {})
         queries = self.data.queries
         progress = tqdm(
             queries,
@@ -310,16 +318,17 @@ class Collection:
             if index is None or moves != "run" or method.aggregation == "online":
                 changes = method.rerank and moves != "no"
                 index = descriptors.copy() if changes else descriptors
-            order, found, matched = self._search(method, number, vector, index)
-            rankings[query.name] = [self.data.images[row] for row in order]
-            scores[query.name] = found[order]
-            matches[query.name] = matched
-        return Result(method, rankings, scores, matches)
+            found = self._search(method, number, vector, index)
+            order, scores, result.matches[query.name], averaged = found
+            result.rankings[query.name] = self._names(order)
+            result.scores[query.name] = scores[order]
+            result.averaged[query.name] = self._names(averaged)
+        return result
 
     def _search(
         self, method: Method, number: int, vector: np.ndarray, index: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, Match]]:
-        """Rows, best first, scores by row, and matches, of one query.
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Match], np.ndarray]:
+        """Rows, best first, scores by row, matches, and rows averaged, of one query.
 
         Args:
             method: the setting.
@@ -339,7 +348,7 @@ class Collection:
         matched = {}
         if method.rerank:
             top = order[: method.rerank]
-            names = [self.data.images[row] for row in top]
+            names = self._names(top)
             matched = self._match(method, number, names)
             scores = scores.copy()
             scores[top] = [matched[name].score for name in names]
@@ -347,13 +356,17 @@ class Collection:
             order = np.concatenate([best, order[method.rerank :]])
             if protocol.rerank_moves_index != "no":
                 index[top] = [matched[name].descriptor for name in names]
+        averaged = order[: method.query_expansion]
         if method.query_expansion:
             vector = ranking.expand_query(
                 vector, index, order, method.query_expansion, protocol.expand_with_query
             )
             scores = ranking.similarities(vector[None], index)[0]
             order = ranking.order(scores)
-        return order, scores, matched
+        return order, scores, matched, averaged
+
+    def _names(self, rows: Iterable[int]) -> list[str]:
+        return [self.data.images[row] for row in rows]
 
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
         """Per-query table of `evaluation.evaluate`.

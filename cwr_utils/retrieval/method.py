@@ -1,7 +1,7 @@
 """A setting of the experiment: how to describe, rank and re-rank, and what it found."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -128,12 +128,14 @@ class Result:
         scores: query name -> their scores, in that order; re-ranked images carry the
             score of their best region.
         matches: query name -> image name -> best region (re-ranking only).
+        averaged: query name -> images that query expansion averaged.
     """
 
     method: Method
     rankings: dict[str, list[str]]
     scores: dict[str, np.ndarray]
     matches: dict[str, dict[str, Match]]
+    averaged: dict[str, list[str]] = field(default_factory=dict)
 
 
 def ladder(

@@ -5,7 +5,7 @@ import hashlib
 import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _SHOWN = 360  # pixels of the longer side of a photo that a box is drawn on
 _WIDE = {"description_width": "110px"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Source:
     """A photo to look at or to search for.
 
@@ -39,7 +39,7 @@ class Source:
     """
 
     query: Query
-    photo: np.ndarray
+    photo: np.ndarray = field(compare=False)
     sha256: str
     credit: str = ""
     known: bool = False

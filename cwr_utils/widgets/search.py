@@ -1,11 +1,9 @@
 """The search explorer: what a query finds, and why."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import cv2
 import ipywidgets
 import numpy as np
 import pandas as pd
@@ -13,9 +11,9 @@ import pandas as pd
 from cwr_utils import evaluation, explain
 from cwr_utils.arrays import Kept
 from cwr_utils.contributions import class_contributions
-from cwr_utils.extraction import Describer, describe_query
+from cwr_utils.extraction import describe_query
 from cwr_utils.figures.panels import Picture, match_panels, result_panels, stack
-from cwr_utils.images import Box, cells_to_box, read_image
+from cwr_utils.images import Box, cells_to_box, read_image, scale_image
 from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
 from cwr_utils.store import JoinedStore
 from cwr_utils.widgets.controls import (
@@ -28,7 +26,7 @@ from cwr_utils.widgets.controls import (
 )
 
 TOP = 10
-_LARGEST = 640  # pixels of a photo's longer side on the screen
+_LARGEST = 640  # pixels of the longer side of a photo that is kept
 
 
 @dataclass(frozen=True)
@@ -73,23 +71,22 @@ class Search:
         return kind if kind == "query" or truth - {query.image} else "unknown"
 
 
-def ask(
-    collection: Collection, source: Source, box: Box | None, describer: Callable
-) -> Search:
+def ask(collection: Collection, source: Source, box: Box | None) -> Search:
     """Describe a photo as a query; one of the data set is read from its store.
 
     Args:
         collection: what is searched.
         source: the photo.
         box: in its pixels, or None.
-        describer: gives the `Describer` of the collection's setup.
     """
     query = replace(source.query, box=box)
     if source.known and box == source.query.box:
         content = collection.queries.hashes[query.name]
         described = JoinedStore([collection.queries], {query.name: content})
     else:
-        described = describe_query(describer(), query, source.photo, source.sha256)
+        described = describe_query(
+            collection.describer, query, source.photo, source.sha256
+        )
     return Search(collection.ask([query], described), source, box)
 
 
@@ -114,10 +111,10 @@ def show_search(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame
     credits = [("query", search.source.credit)]
     credits += [(name, data.credit(name)) for name in shown["name"]]
     picture = result_panels(
-        _small(search.source.photo),
+        search.source.photo,
         [_thumbnail(data.path(name)) for name in shown["name"]],
         shown.to_dict("records"),
-        box=_shrunk(search.box, search.source.photo),
+        box=search.box,
         title=f"{query.name}: {result.method.label}, {_score(search, result)}",
         chosen=view.chosen,
         credits=credits,
@@ -144,11 +141,11 @@ def show_match(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]
         box = cells_to_box(match.box, (photo.shape[1], photo.shape[0]), grid)
     credits = dict.fromkeys([search.source.credit, data.credit(name)])
     picture = match_panels(
-        _small(search.source.photo),
-        _small(photo),
+        search.source.photo,
+        photo,
         list(zip(shares["name"], shares["contribution"], strict=True)),
-        query_box=_shrunk(search.box, search.source.photo),
-        box=_shrunk(box, photo),
+        query_box=search.box,
+        box=box,
         title=f"rank {view.chosen}: {name}, score {score:.3f}",
         credit="; ".join(filter(None, credits)),
     )
@@ -179,10 +176,10 @@ class SearchExplorer(Explorer):
                 query itself.
         """
         data, layer = collection.data, collection.setup.layer
-        self._at = Kept(collection.at_layer)
-        self._at[layer] = collection
-        self._describers = Kept(lambda name: Describer(self._at[name].setup.of_queries))
-        self._method, self._asked = method, {}
+        at = Kept(collection.at_layer)
+        at[layer] = collection
+        self._ask = lru_cache(8)(lambda layer, *photo: ask(at[layer], *photo))
+        self._method = method
         self.message = Message()
         start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._search, self.message)
@@ -242,19 +239,6 @@ class SearchExplorer(Explorer):
             [show(self.search, self.view)[0] for show in (show_search, show_match)]
         )
 
-    def _ask(self) -> Search:
-        """The search of the photo, box and layer; the last few are kept."""
-        layer, source, box = self.layer.value, self.panel.source, self.panel.box
-        key = (layer, source.query.name, source.sha256, box)
-        if key not in self._asked:
-            collection = self._at[layer]
-            self._asked[key] = ask(
-                collection, source, box, lambda: self._describers[layer]
-            )
-            for old in list(self._asked)[:-8]:
-                del self._asked[old]
-        return self._asked[key]
-
     def _search(self) -> None:
         self.message.say("Searching ...")
         with self.message.errors():
@@ -268,7 +252,7 @@ class SearchExplorer(Explorer):
             query_expansion=self.expansion.value,
             rerank=self.rerank.value,
         )
-        search = self._ask()
+        search = self._ask(self.layer.value, self.panel.source, self.panel.box)
         (ranking,) = search.results[method].rankings.values()
         own = search.relevance(ranking[0]) == "query" and len(ranking) > 1
         self._show(search, SearchView(method, chosen or 1 + own))
@@ -289,23 +273,11 @@ class SearchExplorer(Explorer):
         )
 
 
-def _small(photo: np.ndarray) -> np.ndarray:
-    height, width = photo.shape[:2]
-    scale = min(1.0, _LARGEST / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-
-
 @lru_cache(maxsize=512)
 def _thumbnail(path: Path) -> np.ndarray:
     """A photo of the collection; the files do not change while one explores."""
-    return _small(read_image(path))
-
-
-def _shrunk(box: Box | None, photo: np.ndarray) -> Box | None:
-    """A box in pixels of `_small(photo)`."""
-    if box is None:
-        return None
-    scale = min(1.0, _LARGEST / max(photo.shape[:2]))
-    x1, y1, x2, y2 = (edge * scale for edge in box)
-    return x1, y1, x2, y2
+    photo = read_image(path)
+    height, width = photo.shape[:2]
+    scale = min(1.0, _LARGEST / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return scale_image(photo, size)
