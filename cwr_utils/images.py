@@ -54,11 +54,11 @@ _PILLOW = threading.Lock()
 _ORIENTATION_TAG = 0x0112
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
-# What libjpeg warns of in whole photos too: odd headers of some phones and programs,
-# and a few bytes of padding. (Damage leaves more bytes over, or none.)
-_HARMLESS = re.compile(
-    "Invalid SOS parameters|unknown JFIF revision|Unknown Adobe color"
-    r"|: \d extraneous bytes before marker 0xd9"
+# What libjpeg says of damaged data. It grumbles at odd headers too, which OpenCV may
+# read, and at a few bytes of padding (damage leaves more bytes over, or none).
+_DAMAGE = re.compile(
+    r"Corrupt JPEG data(?!: \d extraneous bytes before marker 0xd9)"
+    "|Premature end of JPEG|Inconsistent progression"
 )
 
 
@@ -426,7 +426,7 @@ def _pixels(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
         try:  # OpenCV and Pillow mend what they can, without a word
             return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError as error:
-            if not _HARMLESS.search(str(error)):
+            if _DAMAGE.search(str(error)):
                 raise
     # Pillow does not check PNG data, and cuts 16 bits off instead of scaling them.
     elif image.format not in ("PNG", "WEBP", "BMP") and image.mode[0] not in "IF":

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
@@ -214,6 +215,16 @@ def test_what_libjpeg_grumbles_at_in_whole_photos_is_read(china):
     ):
         assert odd != data
         np.testing.assert_array_equal(decode(odd, "a"), expected)
+
+
+def test_a_jpeg_of_rare_subsampling_is_read():
+    grey = np.full((8, 16, 3), 128, np.uint8)  # all blocks are coded alike
+    data = bytearray(jpeg(grey, keep_rgb=True))
+    start = data.index(b"\xff\xc0")  # of the frame; its components are from byte 10 on
+    data[start + 14] = 0x21  # green twice as wide as red and blue
+    with pytest.raises(ValueError, match="subsampling"):
+        simplejpeg.decode_jpeg(bytes(data))
+    np.testing.assert_array_equal(decode(bytes(data), "a"), grey)
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
