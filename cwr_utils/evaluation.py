@@ -16,13 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-COLUMNS = (
-    "query",
-    "ap",
-    "positives",
-    "first_false_positive",
-    "last_positive",
-    "landmark",
+COLUMNS = tuple(
+    "query ap positives first_false_positive last_positive landmark".split()
 )
 DRAWS = 10_000
 

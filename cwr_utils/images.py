@@ -12,7 +12,9 @@ import math
 import re
 import struct
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +23,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-try:  # what iPhones write
+READS_HEIF = False  # which iPhones write
+with suppress(ImportError):
     from pillow_heif import register_heif_opener
-except ImportError:
-    READS_HEIF = False
-else:
+
     register_heif_opener()
     READS_HEIF = True
 
@@ -51,16 +52,13 @@ MAX_RESIZED = 2**26
 
 _PILLOW = threading.Lock()
 _ORIENTATION_TAG = 0x0112
-_JPEG = b"\xff\xd8"
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
-# In JPEG scan data 0xFF is followed by 0x00, a restart marker or fill bytes; any
-# other byte starts the marker that ends the scan.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-# What libjpeg warns of in whole photos too: odd headers of some phones and programs,
-# and a few bytes of padding. (Damage leaves more bytes over, or none.)
-_HARMLESS = re.compile(
-    "Invalid SOS parameters|unknown JFIF revision|Unknown Adobe color"
-    r"|: \d extraneous bytes before marker 0xd9"
+# What libjpeg says of damaged data. It grumbles at odd headers too, which OpenCV may
+# read, and at a few bytes of padding (damage leaves more bytes over, or none).
+_DAMAGE = re.compile(
+    r"Corrupt JPEG data(?!: \d extraneous bytes before marker 0xd9)"
+    "|Premature end of JPEG|Inconsistent progression"
 )
 
 
@@ -151,21 +149,14 @@ class ResizePolicy:
 
     def __post_init__(self) -> None:
         """Refuse policies that cannot be applied."""
-        expected = {"fixed": 2, "shorter": 1, "longer": 1, "native": 0}.get(self.mode)
-        if expected is None:
+        numbers = {"fixed": 2, "shorter": 1, "longer": 1, "native": 0}
+        descending = all(a >= b for a, b in pairwise((*self.sides, MIN_SIDE)))
+        if len(self.sides) != numbers.get(self.mode) or not descending:
             raise ValueError(
-                "`mode` must be 'fixed', 'shorter', 'longer' or 'native'; "
-                f"got {self.mode!r}."
+                "A policy is 'fixed' with `sides` (longer, shorter), 'shorter' or "
+                f"'longer' with one, or 'native' with none, each side >= {MIN_SIDE}; "
+                f"got {self.mode!r}, {self.sides}."
             )
-        if len(self.sides) != expected:
-            raise ValueError(
-                f"`sides` of mode {self.mode!r} needs {expected} numbers; "
-                f"got {self.sides}."
-            )
-        if any(side < MIN_SIDE for side in self.sides):
-            raise ValueError(f"Sides must be >= {MIN_SIDE} pixels; got {self.sides}.")
-        if self.mode == "fixed" and self.sides[0] < self.sides[1]:
-            raise ValueError(f"`sides` must be (longer, shorter); got {self.sides}.")
 
     @classmethod
     def parse(cls, text: str) -> ResizePolicy:
@@ -376,12 +367,14 @@ def _inspect(data: bytes, name: str | Path) -> tuple[ImageFile.ImageFile, int]:
     """
     if not data:
         raise ImageError(f"{name}: the file is empty.")
+    file = io.BytesIO(data)
     try:
-        image = _open(data)
+        image = _open(file)
+        scan = file.tell()  # of a JPEG: Pillow has read up to there
         # The method of PNG files decodes all pixels, to find a tag behind them; the
         # standard has it before them.
         orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-        whole = _is_complete(data, image)
+        whole = _is_complete(data, image, scan)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that can be read.") from error
     except Exception as error:  # each format has its own ones for damaged files
@@ -402,20 +395,20 @@ def _inspect(data: bytes, name: str | Path) -> tuple[ImageFile.ImageFile, int]:
     return image, orientation if known else 1
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def _open(file: io.BytesIO) -> ImageFile.ImageFile:
     """The header, whatever Pillow's own limit, which is for all of this process."""
     with _PILLOW:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _is_complete(data: bytes, image: ImageFile.ImageFile) -> bool:
+def _is_complete(data: bytes, image: ImageFile.ImageFile, scan: int) -> bool:
     """Whether the end of a JPEG, PNG, WebP or BMP file is there; True for others."""
     if data.startswith(_JPEG):
-        return data.endswith(b"\xff\xd9") or _jpeg_is_complete(data)
+        return data.find(_JPEG_END, scan) > 0  # a thumbnail in front of it has one too
     if image.format == "PNG":
         return _PNG_END in data
     if image.format == "WEBP":
@@ -433,7 +426,7 @@ def _pixels(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
         try:  # OpenCV and Pillow mend what they can, without a word
             return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError as error:
-            if not _HARMLESS.search(str(error)):
+            if _DAMAGE.search(str(error)):
                 raise
     # Pillow does not check PNG data, and cuts 16 bits off instead of scaling them.
     elif image.format not in ("PNG", "WEBP", "BMP") and image.mode[0] not in "IF":
@@ -454,27 +447,3 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     return np.ascontiguousarray(image)
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """Whether the end marker of the (first) picture is there, by walking markers.
-
-    Cameras may append zeros or a second picture behind it.
-    """
-    position = 2
-    while True:
-        while data[position : position + 2] == b"\xff\xff":  # fill bytes
-            position += 1
-        if position + 4 > len(data):
-            return data[position : position + 2] == b"\xff\xd9"
-        marker = data[position + 1]
-        if data[position] != 0xFF:
-            return False
-        if marker == 0xD9:
-            return True
-        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
-        if marker == 0xDA:  # scan data follow, without a length
-            end = _JPEG_MARKER.search(data, position)
-            if end is None:
-                return False
-            position = end.start()

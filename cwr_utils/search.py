@@ -191,7 +191,7 @@ def index(
     read are listed in `Index.unreadable`.
 
     Args:
-        folder: with jpg, jpeg, png, webp or bmp files.
+        folder: with photos, see `datasets.folder`.
         whitening: data set or folder to fit the whitening on, other photos of the same
             kind. The default is fetched on first use; where that fails, and for None,
             photos are described without whitening (R-MAC), less well.

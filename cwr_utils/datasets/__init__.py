@@ -23,11 +23,7 @@ _SOURCES: dict[str, Callable[..., Dataset]] = {
     "monuments_whitening": monuments.load_whitening,
     "street": street.load,
     "everyday": everyday.load,
-    "oxford5k": partial(oxford_paris.load, "oxford5k"),
-    "paris6k": partial(oxford_paris.load, "paris6k"),
-    "oxford105k": partial(oxford_paris.load, "oxford105k"),
-    "paris106k": partial(oxford_paris.load, "paris106k"),
-    "flickr100k": partial(oxford_paris.load, "flickr100k"),
+    **{name: partial(oxford_paris.load, name) for name in oxford_paris.NAMES},
     **{name: partial(revisited.load, name) for name in revisited.BASES},
     **{
         f"{name}-{difficulty}": partial(revisited.load, name, difficulty=difficulty)

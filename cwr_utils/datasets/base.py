@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -23,7 +24,6 @@ from cwr_utils.images import (
     Facts,
     ImageError,
     ResizePolicy,
-    Size,
     check_box,
     check_image,
 )
@@ -149,13 +149,8 @@ class Dataset:
         images = tuple(name for name in self.images if name in kept)
         queries = [replace(query, junk=query.junk & kept) for query in queries]
         note = f"{self.note} (a slice: {len(images)} of {len(self.images)} images)"
-        return replace(
-            self,
-            name=f"{self.name}-{len(images)}",
-            images=images,
-            queries=tuple(queries),
-            note=note,
-        )
+        part = replace(self, images=images, queries=tuple(queries), note=note)
+        return replace(part, name=f"{self.name}-{len(images)}")
 
     def hold_out_distractors(self) -> tuple[Dataset, Dataset]:
         """Split off the images in no query's ground truth, to fit the whitening on.
@@ -163,18 +158,13 @@ class Dataset:
         Returns:
             The data set without its distractors, and those, without queries.
         """
-        held_out = frozenset(self.distractors)
-        kept = tuple(name for name in self.images if name not in held_out)
-        note = f"{len(held_out)} images held out; {self.note}"
+        rest = self.distractors
+        kept = tuple(name for name in self.images if name in self.ground_truth_images)
+        note = f"{len(rest)} images held out; {self.note}"
+        others = replace(self, images=rest, queries=(), note=note)
         return (
             replace(self, name=f"{self.name}-ground-truth", images=kept),
-            replace(
-                self,
-                name=f"{self.name}-distractors",
-                images=self.distractors,
-                queries=(),
-                note=note,
-            ),
+            replace(others, name=f"{self.name}-distractors"),
         )
 
     @property
@@ -182,11 +172,11 @@ class Dataset:
         """Images, and query images that are not among them, each once."""
         return tuple(dict.fromkeys((*self.images, *(q.image for q in self.queries))))
 
-    def size(self, name: str) -> Size:
+    def size(self, name: str) -> tuple[int, int]:
         """(width, height) of an image or query image, upright."""
         return self._look([name])[0].size
 
-    def target_size(self, name: str, policy: ResizePolicy) -> Size:
+    def target_size(self, name: str, policy: ResizePolicy) -> tuple[int, int]:
         """(width, height) that `policy` gives it; ImageError with its name if none."""
         size = self.size(name)
         try:
@@ -256,7 +246,7 @@ def checked_dataset(
     if not paths and not found:
         found.append("There are no images.")
     files = {**paths, **(query_paths or {})}
-    facts = {} if facts is None else facts
+    facts = facts or {}
     found += unreadable_images(files, facts).values()
     for query in queries:
         found += _query_problems(query, paths, files, facts)
@@ -270,7 +260,7 @@ def checked_dataset(
 
 
 def unreadable_images(
-    paths: Mapping[str, Path], facts: dict[Path, Facts] | None = None
+    paths: Mapping[str, Path], facts: dict[Path, Facts]
 ) -> dict[str, str]:
     """What is wrong with each file that is no whole image, by name.
 
@@ -279,7 +269,6 @@ def unreadable_images(
         facts: takes what is learnt of the others; files that are in it already are not
             opened.
     """
-    facts = {} if facts is None else facts
     new = [name for name, path in paths.items() if path not in facts]
     problems = {}
     with ThreadPoolExecutor(_THREADS) as pool:  # the disk is what we wait for
@@ -360,35 +349,22 @@ def complete_folder(target: Path) -> Iterator[Path]:
         ) from error
 
 
-def run_program(
-    command: Sequence[str],
-    failure: str,
-    seconds: float | None = None,
-    folder: Path | None = None,
-) -> None:
+def run_program(command: Sequence[str], failure: str, **options: Any) -> None:
     """Run a program that asks nothing.
 
     Args:
         command: with its arguments.
         failure: begins the message if it fails; what the program said last ends it.
-        seconds: that it may take.
-        folder: where it runs.
+        options: of `subprocess.run`, such as `cwd` and `timeout` in seconds.
     """
+    options |= {"stdin": subprocess.DEVNULL, "capture_output": True}
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=seconds,
-            check=False,
-        )
+        done = subprocess.run(command, text=True, errors="replace", **options)
     except subprocess.TimeoutExpired as error:
-        raise DatasetError(f"{failure}: it took more than {seconds} s.") from error
+        raise DatasetError(f"{failure}: more than {error.timeout} s.") from error
     if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip() or "no message"
-        lines = said.splitlines()
+        lines = (
+            done.stderr.strip() or done.stdout.strip() or "no message"
+        ).splitlines()
         errors = [line for line in lines if line.startswith("E:")] or lines  # of apt
         raise DatasetError(f"{failure}: {errors[-1]}")

@@ -102,11 +102,7 @@ def load(
     if queries is not None:
         asked = _read_queries(queries, resolver, problems)
     else:
-        asked = [
-            ("", image, None)
-            for image, group in group_of.items()
-            if len(members[group]) > 1
-        ]
+        asked = [("", i, None) for i, g in group_of.items() if len(members[g]) > 1]
 
     found = _make_queries(
         [query for query in asked if query[1] not in skipped], group_of, members
@@ -114,6 +110,9 @@ def load(
     paths = {name: path for name, path in paths.items() if name not in skipped}
     name = root.resolve().name
     note = note or f"{len(paths)} photos of the folder {name}"
+    if not paths and not problems:
+        kinds = ", ".join(SUFFIXES)
+        problems.append(f"{root} holds no readable image file ({kinds}).")
     if groups is not None and not asked:
         note += f", no two of them in one group of {groups.name}"
     data = checked_dataset(
@@ -121,7 +120,7 @@ def load(
         paths,
         found,
         note,
-        problems=problems or _no_images(root, paths),
+        problems=problems,
         advice="Mend or remove these files and lines"
         + ("." if skip_unreadable else "; skip_unreadable=True passes over bad files."),
         facts=facts,
@@ -318,20 +317,7 @@ def _make_queries(
                 number += 1
                 name = f"{base}_{number}"
             taken.add(name)
-        same = members[group_of[image]] if image in group_of else set()
-        queries.append(
-            Query(
-                name,
-                image,
-                box,
-                frozenset(same - {image}),
-                frozenset({image}),
-                landmark=group_of.get(image, ""),
-            )
-        )
+        group, own = group_of.get(image, ""), frozenset({image})
+        same = frozenset(members[group]) - own if group else frozenset()
+        queries.append(Query(name, image, box, same, own, landmark=group))
     return queries
-
-
-def _no_images(root: Path, paths: Mapping[str, Path]) -> list[str]:
-    suffixes = ", ".join(SUFFIXES)
-    return [] if paths else [f"{root} holds no readable image file ({suffixes})."]

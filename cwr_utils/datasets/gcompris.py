@@ -203,8 +203,8 @@ def _run(command: Sequence[str], folder: Path) -> None:
     run_program(
         [program, *extra, *command[1:]],
         f"`{' '.join(command)}` failed",
-        _FETCH_SECONDS,
-        folder,
+        timeout=_FETCH_SECONDS,
+        cwd=folder,
     )
 
 

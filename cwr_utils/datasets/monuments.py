@@ -128,17 +128,12 @@ def load(data_root: str | Path = "data", package: str | Path | None = None) -> D
     """
     folder, contents = _fetched(data_root, package)
     landmarks = _landmarks_in(contents)
-    queries = [
-        Query(
-            name,
-            name,
-            positives=frozenset(members) - {name},
-            junk=frozenset({name}),
-            landmark=landmark,
-        )
-        for landmark, members in landmarks.items()
-        for name in members
-    ]
+    queries = []
+    for landmark, members in landmarks.items():
+        for name in members:
+            own = frozenset({name})
+            others = frozenset(members) - own
+            queries.append(Query(name, name, None, others, own, landmark=landmark))
     held_out = _held_out(contents)
     kept = {name: photo for name, photo in contents.items() if name not in held_out}
     return checked_dataset(

@@ -81,11 +81,10 @@ class _Part:
         places = (root / name for root in roots for name in self.folders)
         return next((place for place in places if place.is_dir()), None)
 
-    def missing_from(self, root: Path) -> str:
+    def missing_from(self, roots: Sequence[Path]) -> str:
         """What was not found there."""
-        return f"no folder of {self.what}: looked in {root} for " + ", ".join(
-            self.folders
-        )
+        places, names = " and ".join(map(str, roots)), ", ".join(self.folders)
+        return f"no folder of {self.what}: looked in {places} for {names}"
 
     def problem_in(self, folder: Path) -> str:
         """What is wrong with an unpacked folder; "" if it is complete."""
@@ -170,7 +169,7 @@ _DISTRACTORS = _Part(
     _count_images,
 )
 # Name -> whose images and queries; with distractors.
-_NAMES = {
+NAMES = {
     "oxford5k": ("oxford5k", False),
     "paris6k": ("paris6k", False),
     "oxford105k": ("oxford5k", True),
@@ -211,41 +210,26 @@ def load(
             that cannot be read, boxes outside their image or upside down, more images
             than published; after a download, what each address answered.
     """
-    base, with_distractors = _NAMES[name]
+    base, with_distractors = NAMES[name]
     top = Path(data_root)
     root = _root(top, base, download)
-    parts = [_IMAGES[base], _TRUTH[base]] if base else []
-    parts += [_DISTRACTORS] if with_distractors else []
-    folders: dict[_Part, Path] = {}
-    absent: dict[_Part, Path] = {}
-    for part in parts:
-        places = (root, top) if part is _DISTRACTORS else (root,)
-        if folder := part.find_in(*places):
-            folders[part] = folder
-        else:
-            absent[part] = places[-1] / part.folders[0]
-    if absent and not download:
-        raise DatasetError(
-            f"{name} is not complete at data_root={str(top)!r}:",
-            [part.missing_from(place.parent) for part, place in absent.items()],
-            f"datasets.load({name!r}, {str(top)!r}, download=True) fetches what is "
-            "missing. By hand: "
-            + "; ".join(part.by_hand(place) for part, place in absent.items()),
-        )
-    for part, place in absent.items():
-        folders[part] = _get(part, place, top / "downloads")
+    parts: dict[_Part, Sequence[Path]]
+    parts = dict.fromkeys([_IMAGES[base], _TRUTH[base]] if base else [], (root,))
+    if with_distractors:
+        parts[_DISTRACTORS] = (root, top)
+    folders = _folders(name, top, parts, download)
     return _read(name, folders, _TRUTH.get(base), skip_unreadable)
 
 
 def find_images_of(
-    base: str, top: Path, roots: Sequence[Path], download: bool, problems: list[str]
+    name: str, base: str, top: Path, download: bool, problems: list[str]
 ) -> dict[str, Path]:
     """The photos alone, for another ground truth of the same.
 
     Args:
-        base: "oxford5k" or "paris6k".
-        top: archives go to its `downloads`, photos to its subfolder `base`.
-        roots: where the folder of photos may be.
+        name: of the data set that they are for, and a folder that they may be in.
+        base: "oxford5k" or "paris6k", the folder that they are fetched to.
+        top: the folder above, where they may be too.
         download: fetch them if it is not there.
         problems: takes what is wrong with them.
 
@@ -256,15 +240,35 @@ def find_images_of(
         DatasetError: if they are not there, or cannot be fetched.
     """
     part = _IMAGES[base]
-    folder, place = part.find_in(*roots), top / base / part.folders[0]
-    if folder is None and not download:
+    roots = (top / name, top, top / base)
+    return _read_images(
+        part, _folders(name, top, {part: roots}, download)[part], problems
+    )
+
+
+def _folders(
+    name: str, top: Path, parts: Mapping[_Part, Sequence[Path]], download: bool
+) -> dict[_Part, Path]:
+    """The folder of each part, in one of its roots; fetched into the last of them."""
+    found = {part: part.find_in(*roots) for part, roots in parts.items()}
+    absent = {
+        part: roots[-1] / part.folders[0]
+        for part, roots in parts.items()
+        if found[part] is None
+    }
+    if absent and not download:
         raise DatasetError(
-            f"{base} is not complete at data_root={str(top)!r}:",
-            [part.missing_from(root) for root in roots],
-            f"download=True fetches it. By hand: {part.by_hand(place)}",
+            f"{name} is not complete at data_root={str(top)!r}:",
+            [part.missing_from(parts[part]) for part in absent],
+            f"datasets.load({name!r}, {str(top)!r}, download=True) fetches what is "
+            "missing. By hand: "
+            + "; ".join(part.by_hand(place) for part, place in absent.items()),
         )
-    folder = folder or _get(part, place, top / "downloads")
-    return _read_images(part, folder, problems)
+    for part, place in absent.items():
+        if part.files[0].name.endswith(".rar"):
+            rar_program()  # before the download rather than after it
+        unpack(fetch(part.files, top / "downloads", part.size), place, part.problem_in)
+    return {part: folder or absent[part] for part, folder in found.items()}
 
 
 def recognise(folder: str | Path) -> str | None:
@@ -288,13 +292,6 @@ def _root(top: Path, base: str, download: bool) -> Path:
         return top / base
     here = _IMAGES[base].find_in(top) or _TRUTH[base].find_in(top)
     return top / base if download and not here else top
-
-
-def _get(part: _Part, place: Path, archives: Path) -> Path:
-    if part.files[0].name.endswith(".rar"):
-        rar_program()  # before the download rather than after it
-    unpack(fetch(part.files, archives, part.size), place, part.problem_in)
-    return place
 
 
 def _read(

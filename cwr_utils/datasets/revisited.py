@@ -79,7 +79,7 @@ def load(
     truth = truth or fetch([file], top / "downloads", "some 100 kB")[0]
     images, query_images, labels = _read_truth(truth)
     problems: list[str] = []
-    found = oxford_paris.find_images_of(base, top, roots, download, problems)
+    found = oxford_paris.find_images_of(name, base, top, download, problems)
     missing = [image for image in (*images, *query_images) if image not in found]
     if missing and not subset:
         problems.append(

