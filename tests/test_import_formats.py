@@ -1,5 +1,8 @@
 """Readers of Caffe, Keras 1 and PyTorch's zip files, against files written here."""
 
+import struct
+import tracemalloc
+
 import numpy as np
 import pytest
 from weight_files import (
@@ -202,13 +205,28 @@ def test_no_code_in_a_zip_file_runs(tmp_path, attack):
         ({"data/1": bytes(23)}, "storage 1 should have 24 bytes, but has 23"),
         ({"byteorder": b"big"}, "little-endian"),
         ({"data.pkl": b"\x80\x02]."}, "expected a state dict"),
-        ({"data.pkl": state_dict(ARRAYS, 5)[:-20]}, "damaged"),
+        ({"data.pkl": state_dict(ARRAYS, 5)[:-1]}, "damaged"),
     ],
 )
 def test_wrong_members_of_a_zip_file_are_named(tmp_path, members, message):
     path = write_torch_zip(tmp_path / "w.pth", ARRAYS, **members)
     with pytest.raises(WeightsError, match=message):
         read_state_dict(path)
+
+
+def test_a_damaged_number_does_not_fill_the_memory(tmp_path):
+    place = b"\x80\x02}r" + struct.pack("<I", 2**24) + b"."  # in the unpickler's memo
+    small = np.broadcast_to(np.float32(1), (7, 11))  # a value that is repeated
+    repeated = state_dict({"t": small}, 5)
+    repeated = repeated.replace(struct.pack("<i", 7), struct.pack("<i", 2**20))
+    data = {"data/0": bytes(4 * small.size)}
+    tracemalloc.start()
+    assert read_state_dict(write_torch_zip(tmp_path / "place.pth", {}, place)) == {}
+    with pytest.raises(WeightsError, match=r"\(1048576, 11\) .* or repeats some"):
+        read_state_dict(write_torch_zip(tmp_path / "t.pth", {}, repeated, **data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
 
 
 def test_zip_file_cut_or_changed_is_an_error(tmp_path):

@@ -290,12 +290,20 @@ class CamNetwork:
         """
         images = np.asarray(images)
         _, height, width, _ = check_shape(images, "B H W 3", "images")
-        if min(height, width) < self.smallest_input:
+        self.check_size(width, height)
+        return self.maps_model(layer).predict_on_batch(images)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse images with less than `smallest_input` pixels on a side.
+
+        Raises:
+            ValueError: what is needed, and what came.
+        """
+        if min(width, height) < self.smallest_input:
             raise ValueError(
                 f"{self.name} needs images of at least {self.smallest_input} pixels on "
                 f"each side; got {width} x {height}. Enlarge them before."
             )
-        return self.maps_model(layer).predict_on_batch(images)
 
 
 def compile_options() -> dict[str, bool]:

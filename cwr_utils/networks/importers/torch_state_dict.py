@@ -12,6 +12,7 @@ table's entries only build records, and the arrays are cut out of the storages
 afterwards, with bounds checked.
 """
 
+import math
 import os
 import pickle
 import zipfile
@@ -62,7 +63,9 @@ class _Tensor:
     strides: Any
 
 
-class _PlainUnpickler(pickle.Unpickler):
+# Written in Python: a number in a damaged file, which the one in C takes for the place
+# of a value, makes that fill gigabytes.
+class _PlainUnpickler(pickle._Unpickler):
     """Admits numbers, strings and containers: no names at all."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -246,10 +249,10 @@ def _to_array(
     last = tensor.offset + sum(
         (n - 1) * step for n, step in zip(shape, strides, strict=True)
     )
-    if 0 not in shape and last >= flat.size:
+    if 0 not in shape and max(last + 1, math.prod(shape)) > flat.size:
         raise WeightsError(
             f"tensor {name!r} of shape {shape} reaches element {last} of a storage "
-            f"with {flat.size}"
+            f"with {flat.size}, or repeats some"
         )
     if 0 in shape:
         return np.zeros(shape, flat.dtype)
