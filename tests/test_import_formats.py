@@ -218,7 +218,8 @@ def test_a_damaged_number_does_not_fill_the_memory(tmp_path):
     place = b"\x80\x02}r" + struct.pack("<I", 2**24) + b"."  # in the unpickler's memo
     small = np.broadcast_to(np.float32(1), (7, 11))  # a value that is repeated
     repeated = state_dict({"t": small}, 5)
-    repeated = repeated.replace(struct.pack("<i", 7), struct.pack("<i", 2**20))
+    seven, million = (b"J" + struct.pack("<i", n) for n in (7, 2**20))
+    repeated = repeated.replace(seven, million)
     data = {"data/0": bytes(4 * small.size)}
     tracemalloc.start()
     assert read_state_dict(write_torch_zip(tmp_path / "place.pth", {}, place)) == {}
