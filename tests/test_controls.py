@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
+from PIL import Image, features
 
 from cwr_utils.widgets import controls
 
@@ -36,6 +36,16 @@ def written(form: str) -> bytes:
     return file.getvalue()
 
 
+def emptied_avif() -> bytes:
+    """An AVIF file whose only item has no bytes: Pillow raises a RuntimeError."""
+    if not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    data = bytearray(written("AVIF"))
+    length = data.find(b"iloc") + 22
+    data[length : length + 4] = bytes(4)
+    return bytes(data)
+
+
 def upload(panel, name: str, content: bytes) -> None:
     file = {"name": name, "type": "", "size": len(content), "content": content}
     panel.upload.value = ({**file, "last_modified": datetime.fromtimestamp(0, UTC)},)
@@ -45,6 +55,7 @@ BAD = {
     "empty": lambda: b"",
     "text": lambda: b"no picture",
     "cut": lambda: written("PNG")[:-30],
+    "damaged": emptied_avif,
 }
 
 
