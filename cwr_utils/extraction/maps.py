@@ -146,6 +146,8 @@ class MapFiles:
                 return file["features"], file["cam_maps"]  # checked by a CRC-32
         except FileNotFoundError:
             return None
+        except SystemError:  # CPython below 3.11.8: threads that parse headers together
+            return self.read(content)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             tqdm.write(f"{path} is damaged ({error}): computed again.")
             return None

@@ -12,8 +12,9 @@ from cwr_utils import evaluation, explain
 from cwr_utils.arrays import Kept
 from cwr_utils.contributions import class_contributions
 from cwr_utils.extraction import describe_query
+from cwr_utils.figures.canvas import fit_photo
 from cwr_utils.figures.panels import Picture, match_panels, result_panels, stack
-from cwr_utils.images import Box, cells_to_box, read_image, scale_image
+from cwr_utils.images import Box, cells_to_box, read_image
 from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
 from cwr_utils.store import JoinedStore
 from cwr_utils.widgets.controls import (
@@ -276,8 +277,4 @@ class SearchExplorer(Explorer):
 @lru_cache(maxsize=512)
 def _thumbnail(path: Path) -> np.ndarray:
     """A photo of the collection; the files do not change while one explores."""
-    photo = read_image(path)
-    height, width = photo.shape[:2]
-    scale = min(1.0, _LARGEST / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return scale_image(photo, size)
+    return fit_photo(read_image(path), _LARGEST, _LARGEST)
