@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,8 @@ def test_hashes_and_checksum_follow_files_and_ground_truth(small):
     assert other.checksum() == before
     fewer = checked_dataset("small", small.paths, small.queries[:1], "")
     assert fewer.checksum() != before
+    named = replace(small, queries=[replace(q, landmark="a") for q in small.queries])
+    assert named.checksum() != before
     write_image(small.path("z"), shade=99)
     assert small.checksum() == before  # of what was loaded
     assert checked_dataset("a", small.paths, small.queries, "").checksum() != before
@@ -578,6 +581,7 @@ def test_the_monuments_of_version_3_1_are_complete(demo):
     assert len(demo.images) == 22 + 46
     assert {"taj_mahal_3", "eiffel_tower_3"} <= {*demo.images}
     assert demo.note.startswith("22 photographs of 10 landmarks")
+    assert len({query.landmark for query in demo.queries}) == 10
 
 
 def test_no_photo_of_the_demo_occurs_twice(demo):
@@ -667,6 +671,7 @@ def test_street_queries_are_complete():
         assert len(query.positives) == 5
         assert query.image in query.junk
         assert query.ground_truth <= names
+        assert query.name.startswith(f"{query.landmark}_")
         x1, y1, x2, y2 = check_box(query.box, (street.WIDTH, street.HEIGHT))
         assert (x2 - x1) * (y2 - y1) > 0.02 * street.WIDTH * street.HEIGHT
     seen = frozenset().union(*(query.ground_truth for query in queries))

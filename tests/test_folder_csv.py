@@ -108,11 +108,12 @@ def test_an_unquoted_comma_is_an_error_and_not_another_group(photos):
 
 
 def test_a_photo_with_an_empty_group_is_a_distractor(photos):
-    text = " Image , GROUP ,note\na,x,first\nb,x,\nc,,\n,,\n\n"
+    (photos / "d.png").write_bytes((photos / "c.png").read_bytes())
+    text = " Image , GROUP ,note\na,x,first\nb,x,\nc,,\nd\n,,\n\n"
     (photos / "Groups.csv").write_text(text)
     data = datasets.load(str(photos))
     assert [query.image for query in data.queries] == ["a.png", "b.png"]
-    assert data.distractors == ("c.png",)
+    assert data.distractors == ("c.png", "d.png")
 
 
 def test_a_groups_file_without_a_pair_is_not_asked_for_again(photos):

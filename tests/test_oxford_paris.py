@@ -142,6 +142,13 @@ def test_all_problems_of_an_official_layout_are_listed(tmp_path):
     assert len(caught.value.problems) == 7
 
 
+def test_photos_are_not_fewer_without_a_word(tmp_path):
+    make_oxford(tmp_path)
+    (tmp_path / "oxbuild_images" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(DatasetError, match=r"gone\.jpg: a link to a file that is not"):
+        datasets.load("oxford5k", tmp_path)
+
+
 def test_damaged_images_can_be_left_out_of_an_official_layout(tmp_path):
     make_oxford(tmp_path)
     (tmp_path / "oxbuild_images" / "tower_000002.jpg").write_bytes(b"")
