@@ -180,7 +180,7 @@ def _read_array(data: bytes, kind: _Number, shape: tuple, order: str = "C") -> l
     return kind.read(data)
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):
     """Admits numbers, text, containers, and arrays of numbers.
 
     A pickle is a program; this one can name nothing outside the closed table, and

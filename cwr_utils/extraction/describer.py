@@ -70,6 +70,7 @@ class Describer:
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the feature grid for an input of (width, height) pixels."""
         if size not in self._grids:
+            self.setup.network.check_size(*size)
             shapes = self._maps_model.compute_output_shape((1, size[1], size[0], 3))
             self._grids[size] = tuple(shapes["features"][1:3])
         return self._grids[size]
