@@ -268,7 +268,7 @@ def pool_regions(features, boxes, pool):
     return ops.stack(pooled, axis=-2)
 
 
-def describe(features, cams, *, box=None, power: float = 1.0) -> dict:
+def pool(features, cams, *, box=None, power: float = 1.0) -> dict:
     """Everything the store keeps of one image or region, l2-normalised.
 
     Args:

@@ -224,7 +224,7 @@ class RegionDescriber:
 
         def match(shapes: tuple) -> None:
             photos = waiting.pop(shapes)
-            described = self._describe(list(photos.values()), classes, count)
+            described = self._regions(list(photos.values()), classes, count)
             found = [_best(query, *regions) for regions in described]
             matches.update(zip(photos, found, strict=True))
 
@@ -250,7 +250,7 @@ class RegionDescriber:
         features, cams, _ = self._cams([photo], classes)
         return self.aggregator.parts(self._pool(features, cams, [[box]]))[0, 0]
 
-    def _describe(
+    def _regions(
         self, photos: list[tuple], classes: Sequence[int], count: int | None
     ) -> Iterator[tuple[list, np.ndarray]]:
         """Regions of each of some photos of one shape, and their descriptors (R, D)."""

@@ -211,7 +211,7 @@ def index(
     if isinstance(network, str):
         network = networks.load(network)
     setup = Setup(network, Path(cache_dir), resize=resize, power=power)
-    data, database, unreadable = _describe(folder, setup)
+    data, database, unreadable = _open_folder(folder, setup)
     training, described = _open_whitening(whitening, setup, data_root)
     method = method or _usual_method(setup, training)
     if method.dimensions and training is None:
@@ -252,7 +252,7 @@ def _open_whitening(
     if source is None:
         return None, None
     if Path(source).is_dir():
-        return _describe(source, setup)[:2]
+        return _open_folder(source, setup)[:2]
     try:
         data = datasets.load(str(source), data_root)
     except DatasetError as error:
@@ -269,7 +269,7 @@ def _open_whitening(
     return data, extraction.extract(data, setup)
 
 
-def _describe(
+def _open_folder(
     folder: str | Path, setup: Setup
 ) -> tuple[Dataset, Store, dict[str, str]]:
     """The readable photos of a folder, their descriptions, and what is unreadable."""

@@ -949,7 +949,9 @@ def test_maps_are_read_again_where_python_miscounts(data, tmp_path, monkeypatch)
 
     monkeypatch.setattr(np, "load", miscount)
     monkeypatch.setattr(tiny.network(), "maps", None)
-    np.testing.assert_array_equal(ImageMaps(data, setup)(data.images[0])[0], expected[0])
+    np.testing.assert_array_equal(
+        ImageMaps(data, setup)(data.images[0])[0], expected[0]
+    )
     assert len(calls) == 2
 
 

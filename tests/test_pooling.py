@@ -129,7 +129,7 @@ def test_describe_of_a_box_equals_reference_on_the_crop():
     cams = np.stack([reference.bilinear(maps[..., c], (6, 8)) for c in range(3)], -1)
     expected = reference.class_vectors(features[1:5, 2:8], cams[1:5, 2:8])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    described = pooling.describe(features, maps, box=(2, 1, 8, 5))
+    described = pooling.pool(features, maps, box=(2, 1, 8, 5))
     np.testing.assert_allclose(numpy(described["class_vectors"]), expected, rtol=1e-5)
 
 
@@ -137,18 +137,18 @@ def test_describe_counts_maps_without_positive_value_and_has_no_nan():
     features = make_features(9, (4, 4, 3))
     cams = np.zeros((2, 2, 2), np.float32)
     cams[..., 0] = 1
-    described = {k: numpy(v) for k, v in pooling.describe(features, cams).items()}
+    described = {k: numpy(v) for k, v in pooling.pool(features, cams).items()}
     assert described["empty_cams"] == 1
     assert not described["class_vectors"][1].any()
     assert all(np.isfinite(value).all() for value in described.values())
-    blank = pooling.describe(np.zeros((4, 4, 3), np.float32), cams)
+    blank = pooling.pool(np.zeros((4, 4, 3), np.float32), cams)
     assert all(np.isfinite(numpy(value)).all() for value in blank.values())
 
 
 def test_empty_maps_are_those_of_the_photo_not_of_the_box():
     cams = np.zeros((4, 4, 3), np.float32)
     cams[0, 0, 0] = cams[3, 3, 1] = 1  # outside the box, inside it, nowhere
-    described = pooling.describe(make_features(9, (4, 4, 3)), cams, box=(2, 2, 4, 4))
+    described = pooling.pool(make_features(9, (4, 4, 3)), cams, box=(2, 2, 4, 4))
     assert numpy(described["empty_cams"]) == 1
 
 
@@ -241,7 +241,7 @@ def test_gem_and_crow_by_hand():
 def test_graph_and_eager_agree():
     class Describe(keras.layers.Layer):
         def call(self, features, cams):
-            return pooling.describe(features, cams)
+            return pooling.pool(features, cams)
 
     features = keras.Input((6, 8, 4))
     cams = keras.Input((3, 4, 5))
@@ -249,7 +249,7 @@ def test_graph_and_eager_agree():
     model.compile(jit_compile=False)
     arrays = [make_features(11, (2, 6, 8, 4)), make_cams(12, (2, 3, 4, 5))]
     graph = model.predict_on_batch(arrays)
-    for name, eager in pooling.describe(*arrays).items():
+    for name, eager in pooling.pool(*arrays).items():
         np.testing.assert_allclose(graph[name], numpy(eager), rtol=1e-5, err_msg=name)
 
 

@@ -24,7 +24,7 @@ from cwr_utils.store import ArraySpec, Store
 MOST_TOP_CLASSES = 64
 
 
-class _Describe(keras.layers.Layer):
+class _Vectors(keras.layers.Layer):
     """CAMs and pooled vectors inside the graph: Eqs. 1-4 and the baselines."""
 
     def __init__(self, setup: Setup):
@@ -46,7 +46,7 @@ class _Describe(keras.layers.Layer):
             chosen = {"top_classes": top}
         cams = pooling.class_activation_maps(maps["cam_maps"], weights)
         cams = pooling.normalize_cams(cams, self._flip)
-        described = pooling.describe(maps["features"], cams, power=self._power)
+        described = pooling.pool(maps["features"], cams, power=self._power)
         # As stored: half the bytes leave the device, and NumPy casts slowly.
         chosen["class_vectors"] = ops.cast(described["class_vectors"], self._dtype)
         return {**described, **chosen, "logits": maps["logits"]}
@@ -62,7 +62,7 @@ class Describer:
         """Nothing is compiled yet."""
         self.setup = setup
         self._maps_model = setup.network.maps_model(setup.layer)
-        self._describe = _Describe(setup)
+        self._vectors = _Vectors(setup)
         self._graphs: dict[tuple[int, int], keras.Model] = {}
         self._lock = threading.Lock()
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
@@ -82,14 +82,14 @@ class Describer:
             images: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            The arrays of `pooling.describe`, class vectors in the type of the store,
+            The arrays of `pooling.pool`, class vectors in the type of the store,
             and `logits` (B, C).
         """
         size = images.shape[1:3]
         with self._lock:  # two passes may be the first ones of a size
             if size not in self._graphs:
                 inputs = keras.Input((*size, 3), dtype="uint8")
-                graph = keras.Model(inputs, self._describe(self._maps_model(inputs)))
+                graph = keras.Model(inputs, self._vectors(self._maps_model(inputs)))
                 graph.compile(**compile_options())
                 self._graphs[size] = graph
                 return graph.predict_on_batch(images)  # which compiles
@@ -122,9 +122,7 @@ class Describer:
             size = photo.shape[1], photo.shape[0]
             grid = maps["features"].shape[2], maps["features"].shape[1]
             cells = self.query_cells(box, size, grid)
-        described = pooling.describe(
-            maps["features"], cams, box=cells, power=setup.power
-        )
+        described = pooling.pool(maps["features"], cams, box=cells, power=setup.power)
         arrays = {k: ops.convert_to_numpy(v)[0] for k, v in described.items()}
         return {**arrays, "logits": logits[0]}
 

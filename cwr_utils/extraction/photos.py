@@ -215,7 +215,7 @@ def _extract_here(
         pixels = _stretch_contrast(pixels) if stretched else pixels
         return batch, resize_image(pixels, policy)
 
-    def describe(stack: tuple[_Batch, np.ndarray]) -> tuple[_Batch, dict]:
+    def compute(stack: tuple[_Batch, np.ndarray]) -> tuple[_Batch, dict]:
         batch, pixels = stack
         return batch, describer(pixels)
 
@@ -231,7 +231,7 @@ def _extract_here(
         helpers(1) as writer,
     ):
         loaded = ahead(decoders, load, photos, DECODERS + size)
-        described = ahead(passes, describe, _stacks(loaded, size), IN_FLIGHT)
+        described = ahead(passes, compute, _stacks(loaded, size), IN_FLIGHT)
         finished = ((batch, finish(arrays, store)) for batch, arrays in described)
         writing = None  # one block, while the next one is computed
         for block in _blocks(finished, update):

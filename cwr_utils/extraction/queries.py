@@ -57,7 +57,7 @@ def extract_queries(
             for index in store.blocks[number]:
                 query = asked[store.names[index]]
                 photo = read_image(dataset.path(query.image))
-                described.append(_describe(describer, query, photo, store))
+                described.append(_arrays(describer, query, photo, store))
                 bar.update()
             names = described[0]
             store.write_block(
@@ -97,7 +97,7 @@ def describe_query(
         {query.name: query_content(query, sha256)},
         array_specs(setup, most_regions(grids)),
     )
-    store.write_block(0, _describe(describer, query, photo, store))
+    store.write_block(0, _arrays(describer, query, photo, store))
     return store
 
 
@@ -111,7 +111,7 @@ def query_content(query: Query, sha256: str) -> str:
     return f"{sha256} {query.box}"
 
 
-def _describe(describer: Describer, query: Query, photo: np.ndarray, store: Store):
+def _arrays(describer: Describer, query: Query, photo: np.ndarray, store: Store):
     """Arrays (1, ...) of a query for a store."""
     described = describer.describe_query(photo, query.box)
     return finish({name: array[None] for name, array in described.items()}, store)

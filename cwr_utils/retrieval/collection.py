@@ -318,14 +318,14 @@ class Collection:
             if index is None or moves != "run" or method.aggregation == "online":
                 changes = method.rerank and moves != "no"
                 index = descriptors.copy() if changes else descriptors
-            found = self._search(method, number, vector, index)
+            found = self._rank(method, number, vector, index)
             order, scores, result.matches[query.name], averaged = found
             result.rankings[query.name] = self._names(order)
             result.scores[query.name] = scores[order]
             result.averaged[query.name] = self._names(averaged)
         return result
 
-    def _search(
+    def _rank(
         self, method: Method, number: int, vector: np.ndarray, index: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Match], np.ndarray]:
         """Rows, best first, scores by row, matches, and rows averaged, of one query.

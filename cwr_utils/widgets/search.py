@@ -183,7 +183,7 @@ class SearchExplorer(Explorer):
         self._method = method
         self.message = Message()
         start = first_key(data, query)
-        self.panel = PhotoPanel(data, start, self._search, self.message)
+        self.panel = PhotoPanel(data, start, self._update, self.message)
         # Class vectors are whitened: without training photos there are none.
         known = CLASS_AGGREGATIONS if collection.training is not None else ()
         wide = {"style": {"description_width": "110px"}}
@@ -222,7 +222,7 @@ class SearchExplorer(Explorer):
             self.rerank,
         ]
         for control in controls:
-            control.observe(lambda _: self._search(), "value")
+            control.observe(lambda _: self._update(), "value")
         self.results.observe(lambda _: self._look(), "chosen")
         self._run(chosen)
         note = ipywidgets.HTML(
@@ -240,7 +240,7 @@ class SearchExplorer(Explorer):
             [show(self.search, self.view)[0] for show in (show_search, show_match)]
         )
 
-    def _search(self) -> None:
+    def _update(self) -> None:
         self.message.say("Searching ...")
         with self.message.errors():
             self._run()
