@@ -157,3 +157,8 @@ def test_a_path_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "notebooks")
     fill(make("../cache/s"))
     assert Store.open(tmp_path / "cache" / "s").missing_blocks() == []
+
+
+def test_a_joined_store_names_what_it_lacks():
+    with pytest.raises(StoreError, match="1 images are in none of 0 stores: a"):
+        store_module.JoinedStore([], {"a": "0"})
