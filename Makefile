@@ -40,8 +40,8 @@ bench: $(STAMP)  ## time two ways of each step, into results/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable \
 	  --benchmark-only --timeout 0
 
-publish: $(STAMP)  ## rerun the demo, keep executed notebooks in results/
-	$(BIN)/python -m cwr_utils publish
+publish: $(STAMP)  ## rerun the demo (or take NAMES) and copy it to where git tracks it
+	$(BIN)/python -m cwr_utils publish $(NAMES)
 
 clean:  ## delete .venv and caches of tools; keep photos, stores and results
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .benchmarks *.egg-info

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cwr_utils import reproduce, runs, sweeps
 from cwr_utils.datasets import DatasetError
+from cwr_utils.runs import demo, reproduce, source, sweeps
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,19 +15,24 @@ def main(arguments: list[str] | None = None) -> int:
         0, 1 after an error that was explained in one message, or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m cwr_utils", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="run all notebooks on real photographs")
-    demo.add_argument("--limit", type=int, default=0, help="photos; 0 is all")
-    commands.add_parser("publish", help="the demo, executed notebooks kept in results/")
-    run = commands.add_parser("run", help="run notebooks with other parameters")
+    commands = parser.add_subparsers(required=True)
+
+    def add(name, function, text):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(function=function)
+        return command
+
+    show = add("demo", demo.demo, "run all notebooks on real photographs")
+    show.add_argument("--limit", type=int, default=0, help="photos; 0 is all")
+    keep = add("publish", demo.publish, "copy runs to where git tracks them")
+    keep.add_argument("names", nargs="*", help="in results/runs; the demo if not given")
+    run = add("run", _run, "run notebooks with other parameters")
     run.add_argument("notebooks", nargs="*", help="names; all of them if none is given")
     run.add_argument("--output", help="executed copies; below the results if not given")
-    sweep = commands.add_parser("sweep", help="run a grid of parameters, resumable")
+    sweep = add("sweep", _sweep, "run a grid of parameters, resumable")
     sweep.add_argument("file", help="notebooks/sweeps/<name>.yaml")
-    sweep.add_argument(
-        "--root", default="", help="folder in results/ and figures/ for the sweep's own"
-    )
-    whole = commands.add_parser("paper", help="every table and figure of the paper")
+    sweep.add_argument("--root", default="", help="folder in results/runs for its own")
+    whole = add("paper", _paper, "every table and figure of the paper")
     for name in ("dataset", "network", "data-root", "whitening", "whitening-root"):
         whole.add_argument(f"--{name}", default="")
     # Empty is not given: that is how make passes on what it was not told.
@@ -43,53 +48,38 @@ def main(arguments: list[str] | None = None) -> int:
             default=[],
             metavar="NAME=VALUE",
             help="folders start from notebooks/ unless they are absolute; NAME is one "
-            f"of {', '.join(runs.PARAMETERS)}",
+            f"of {', '.join(source.parameters())}",
         )
-    chosen = parser.parse_args(arguments)
+    chosen = vars(parser.parse_args(arguments))
     try:
-        if chosen.command == "demo":
-            runs.demo(limit=chosen.limit)
-        elif chosen.command == "publish":
-            runs.publish()
-        elif chosen.command == "sweep":
-            parameters = runs.parse_parameters(chosen.parameter)
-            place = Path(chosen.root, Path(chosen.file).stem)
-            failures = sweeps.run_sweep(
-                chosen.file,
-                parameters,
-                jobs=chosen.jobs,
-                results=runs.ROOT / "results" / place,
-                figures=runs.ROOT / "figures" / place,
-            )
-            print("\n".join(failures) or "all cells are done")
-            return int(bool(failures))
-        elif chosen.command == "paper":
-            weights = chosen.weights or "imagenet"
-            planned = reproduce.plan(
-                chosen.dataset,
-                chosen.network,
-                chosen.data_root,
-                chosen.whitening,
-                chosen.whitening_root,
-                None if weights == "none" else weights,
-                chosen.protocol or "authors_code",
-            )
-            failures = reproduce.run(planned, chosen.jobs)
-            print("\n".join(failures))
-            return int(bool(failures))
-        else:
-            runs.run(
-                chosen.notebooks or runs.NOTEBOOKS,
-                runs.parse_parameters(chosen.parameter),
-                chosen.output,
-            )
-    except (runs.RunError, DatasetError) as error:
+        failures = chosen.pop("function")(**chosen)  # None where there can be none
+    except (source.RunError, DatasetError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
+    return int(bool(failures))
+
+
+def _run(notebooks, output, parameter) -> None:
+    names = notebooks or source.NOTEBOOKS
+    demo.run(names, source.parse(parameter), output)
+
+
+def _sweep(file, root, jobs, parameter) -> list[str]:
+    place = Path(root, Path(file).stem)
+    failures = sweeps.run_sweep(file, source.parse(parameter), jobs=jobs, place=place)
+    print("\n".join(failures) or "all cells are done")
+    return failures
+
+
+def _paper(jobs, weights, protocol, **given) -> list[str]:
+    chosen = None if weights == "none" else weights or "imagenet"
+    plan = reproduce.plan(**given, weights=chosen, protocol=protocol or "authors_code")
+    failures = reproduce.run(plan, jobs)
+    print("\n".join(failures))
+    return failures
 
 
 def _positive(text: str) -> int:

@@ -30,6 +30,13 @@ def relevance(query, image: str) -> str:
     return "junk" if image in junk else "negative"
 
 
+def ranks(query, ranking: Sequence[str]) -> dict[str, int]:
+    """Name -> rank from 1, junk left out: so every table and picture counts."""
+    _, junk = evaluation.ground_truth(query)
+    counted = [name for name in ranking if name not in junk]
+    return {name: rank for rank, name in enumerate(counted, start=1)}
+
+
 def strip(
     collection: Collection, result: Result, number: int, top: int = 10, missed: int = 0
 ) -> dict:
@@ -50,19 +57,19 @@ def strip(
     ranking = result.rankings[query.name]
     positives, _ = evaluation.ground_truth(query)
     positives -= {query.image}
-    ranks = list(range(len(ranking)))
-    late = [r for r in ranks[top - missed :] if ranking[r] in positives][:missed]
+    rows = list(range(len(ranking)))
+    late = [row for row in rows[top - missed :] if ranking[row] in positives][:missed]
     # Where all of them are among the first anyway, nothing gives way.
-    ranks = ranks[: top - len(late)] + late if late and late[-1] >= top else ranks[:top]
-    names = [ranking[rank] for rank in ranks]
+    rows = rows[: top - len(late)] + late if late and late[-1] >= top else rows[:top]
+    names, counted = [ranking[row] for row in rows], ranks(query, ranking)
     ap = collection.evaluate(result).set_index("query")["ap"][query.name]
     return {
         "query_photo": read_image(data.path(query.image)),
         "photos": [read_image(data.path(name)) for name in names],
         "relevance": [relevance(query, name) for name in names],
-        "scores": result.scores[query.name][ranks],
+        "scores": result.scores[query.name][rows],
         "names": names,
-        "ranks": [rank + 1 for rank in ranks],
+        "ranks": [counted.get(name, "-") for name in names],
         "credits": [data.credit(name) for name in (query.image, *names)],
         "query_box": query.box,
         "title": f"{query.name}: {result.method.label}, AP {ap:.2f}",
@@ -83,10 +90,10 @@ def diagnose(collection: Collection, before: Result, after: Result) -> pd.DataFr
     """
     tables = [collection.evaluate(result) for result in (before, after)]
     wrong = evaluation.errors(after.rankings, collection.data.queries)
-    ranks = wrong.pop("missed_ranks")
+    late = wrong.pop("missed_ranks")
     wrong["missed"] = [
         "; ".join(f"{name} ({rank:g})" for name, rank in zip(*row, strict=True))
-        for row in zip(wrong["missed"], ranks, strict=True)
+        for row in zip(wrong["missed"], late, strict=True)
     ]
     return evaluation.compare(*tables).merge(wrong, on="query")
 
@@ -189,24 +196,15 @@ def rank_changes(data: Dataset, before: Result, after: Result) -> pd.DataFrame:
         after: another one.
 
     Returns:
-        Columns query, image, before, after (ranks from 1, junk left out) and gain.
+        Columns query, image, before, after (`ranks`) and gain.
     """
     rows = []
     for query in data.queries:
-        positives, junk = evaluation.ground_truth(query, self_match=False)
-        ranks = [
-            {
-                name: rank
-                for rank, name in enumerate(
-                    (n for n in result.rankings[query.name] if n not in junk), start=1
-                )
-            }
-            for result in (before, after)
-        ]
+        positives = evaluation.ground_truth(query)[0] - {query.image}
+        old, new = (ranks(query, r.rankings[query.name]) for r in (before, after))
         rows += [
-            (query.name, name, ranks[0][name], ranks[1][name])
-            for name in sorted(positives)
-            if name in ranks[0]
+            (query.name, name, old[name], new[name])
+            for name in sorted(positives & old.keys())
         ]
     table = pd.DataFrame(rows, columns=["query", "image", "before", "after"])
     table["gain"] = table["before"] - table["after"]
@@ -226,15 +224,16 @@ def why_moved(
         image: photo of the database.
 
     Returns:
-        Ranks from 1 in the whole list, scores, the winning box in pixels of the photo
-        (or "whole photo", or "none"), and the names of the classes that describe it.
+        `ranks` ("-" of junk), scores, the winning box in pixels of the photo (or "whole
+        photo", or "none"), and the names of the classes that describe it.
     """
-    query = collection.data.queries[number].name
-    facts: dict[str, Any] = {"query": query, "image": image}
+    query = collection.data.queries[number]
+    facts: dict[str, Any] = {"query": query.name, "image": image}
     for when, result in (("before", before), ("after", after)):
-        row = result.rankings[query].index(image)
-        facts[f"rank {when}"] = row + 1
-        facts[f"score {when}"] = round(float(result.scores[query][row]), 3)
+        ranking = result.rankings[query.name]
+        score = result.scores[query.name][ranking.index(image)]
+        facts[f"rank {when}"] = ranks(query, ranking).get(image, "-")
+        facts[f"score {when}"] = round(float(score), 3)
     picture = box_picture(collection, after.method, number, image)
     best = picture["best"]
     facts["region"] = best or "none"

@@ -1,12 +1,24 @@
 """A project for tests: the real notebooks, whose execution a `Kernel` plays."""
 
 import shutil
+from pathlib import Path
 
 import pandas as pd
+import tiny
+from matplotlib.figure import Figure
 
-from cwr_utils import runs
+from cwr_utils import datasets, networks
+from cwr_utils.files import write_text
+from cwr_utils.identity import digest
+from cwr_utils.retrieval import Collection
+from cwr_utils.runs import notebook, record, source
+from cwr_utils.runs.workbench import Loader
+from cwr_utils.store import StoreError
 
-EXTRACT, EVALUATE = "02_extract_features", "04_evaluate_and_rerank"
+PREPARE, _, EXTRACT, AGGREGATE, EVALUATE, _ = source.NOTEBOOKS
+TABLE = "method_table"
+# Data sets that can be had by name.
+NAMES = ("monuments", "monuments_whitening", "street", "oxford5k", "paris6k")
 
 
 class Kernel:
@@ -15,8 +27,11 @@ class Kernel:
     Attributes:
         root: folder of the project.
         runs: (notebook, parameters it was given) of every run.
-        fails: (notebook, power) -> exception.
+        fails: (notebook, power) -> exception, raised when all but the record is there.
         value: mAP that the next runs find.
+        stores: digests of the experiments whose stores are there.
+        described: those that notebook 2 has described.
+        absent: names of data sets that cannot be had.
     """
 
     def __init__(self, root):
@@ -24,28 +39,29 @@ class Kernel:
         self.runs = []
         self.fails = {}
         self.value = 0.5
+        self.stores, self.described = set(), []
+        self.absent = set()
 
-    def __call__(self, notebook, parameters, output, line=0, **engine):
-        self.runs.append((notebook, dict(parameters)))
-        default = runs.defaults(notebook)
-        used = default | {k: v for k, v in parameters.items() if k in default}
-        folder = (self.root / "notebooks" / used["results_dir"]).resolve()
-        assert folder.is_relative_to(self.root.resolve())
-        record = runs.start(notebook, used | {"results_dir": str(folder)})
-        # A kernel starts in notebooks/ and may give the path as it is.
-        record.parameters["results_dir"] = used["results_dir"]
-        error = self.fails.get((notebook, used.get("power")))
-        if error:
+    def __call__(self, name, parameters, output, threads=0):
+        self.runs.append((name, dict(parameters)))
+        known = source.defaults(name)
+        given = {k: v for k, v in parameters.items() if k in known}
+        run = record.start(name, known | given)
+        assert run.results_dir.is_relative_to(self.root)
+        run.figure(Figure(), name)
+        write_text(Path(output, f"{name}.ipynb"), "{}")
+        if name == PREPARE:
+            contents = record.contents(*Loader().data(run.parameters))
+        else:
+            contents = Loader().experiment(run.parameters).facts
+        if name in (EVALUATE, TABLE):
+            run.table("metrics.json", metrics(self.value))
+        if error := self.fails.get((name, run.parameters.get("power"))):
             raise error
-        if notebook in (EVALUATE, *runs.SWEEP_NOTEBOOKS):
-            runs.write_table(folder / "metrics.json", metrics(self.value))
-        facts = {}
-        if notebook == EXTRACT:
-            facts = {"stores": [f"store-{used['power']}"]}
-            store = self.root / "cache" / facts["stores"][0]
-            store.mkdir(parents=True, exist_ok=True)
-        record.finish(**facts)
-        return output, 0.0
+        if name == EXTRACT:
+            self.stores.add(digest(contents))
+            self.described.append(digest(contents))
+        run.finish(contents)
 
     @property
     def cells(self):
@@ -65,16 +81,47 @@ def metrics(value=0.5):
     )
 
 
+def photos(folder, groups=2, place=0):
+    """A folder of four photos with a groups.csv, and of two others."""
+    folder.mkdir(parents=True)
+    for number in range(6):
+        tiny.write(folder / f"{number}.png", tiny.view(place + number // 2, number))
+    lines = [f"{number},{number * groups // 4}" for number in range(4)]
+    (folder / "groups.csv").write_text("\n".join(["image,group", *lines]))
+    return folder
+
+
 def make(folder, monkeypatch):
     """An empty project in a folder, with the real notebooks; its `Kernel`."""
     # A copy: through a link, "../results" would be that of the real project.
     shutil.copytree(
-        runs.ROOT / "notebooks",
+        source.ROOT / "notebooks",
         folder / "notebooks",
         ignore=lambda _, names: [n for n in names if n.startswith(".")],
     )
-    kernel = Kernel(folder)
-    monkeypatch.setattr(runs, "ROOT", folder)
-    monkeypatch.setattr(runs, "run_notebook", kernel)
+    kernel, load = Kernel(folder), datasets.load
+    places = {name: 100 * number for number, name in enumerate(NAMES)}
+
+    def load_named(name, root="data", **options):
+        if name in kernel.absent:
+            raise datasets.DatasetError(
+                f"apt cannot fetch {name}:", ["no network"], "Go online."
+            )
+        if name not in places:
+            return load(name, root, **options)
+        place = folder / "data" / name
+        if not place.exists():
+            photos(place, place=places[name])
+        return load(str(place))
+
+    def open_known(experiment):
+        if digest(experiment.facts) not in kernel.stores:
+            raise StoreError("nothing is described")
+
+    monkeypatch.setattr(datasets, "load", load_named)
+    monkeypatch.setattr(networks, "load", lambda *names: tiny.network())
+    monkeypatch.setattr(Collection, "open", open_known)
+    monkeypatch.setattr(source, "ROOT", folder)
+    monkeypatch.setattr(notebook, "run_notebook", kernel)
     monkeypatch.chdir(folder)
     return kernel

@@ -21,7 +21,7 @@ import tiny
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from cwr_utils import runs
+from cwr_utils.runs import demo, notebook, source
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -63,22 +63,20 @@ ANSWER = 30_000
 def folder(tmp_path_factory):
     """Notebooks 01 and 04 with small parameters, and the stores that 04 reads."""
     folder = tmp_path_factory.mktemp("browser")
-    demo = runs.datasets.load_demo(runs.ROOT / "data").name
     parameters = {
-        **runs.PRESETS[demo],
+        **demo.preset(),
         **PARAMETERS,
-        "data_root": str(runs.ROOT / "data"),
-        "whitening_root": str(runs.ROOT / "data"),
+        "data_root": str(source.ROOT / "data"),
+        "whitening_root": str(source.ROOT / "data"),
         "cache_dir": str(folder / "cache"),
         "results_dir": str(folder / "results"),
         "figures_dir": str(folder / "figures"),
     }
-    runs.run_notebook("02_extract_features", parameters, folder / "executed")
-    for name in (runs.NOTEBOOKS[1], runs.NOTEBOOKS[4]):
-        source = load_notebook_node(str(runs.ROOT / f"notebooks/{name}.ipynb"))
-        known = runs.defaults(name)
-        chosen = {key: value for key, value in parameters.items() if key in known}
-        nbformat.write(parameterize_notebook(source, chosen), folder / f"{name}.ipynb")
+    notebook.run_notebook("02_extract_features", parameters, folder / "executed")
+    for name in (source.NOTEBOOKS[1], source.NOTEBOOKS[4]):
+        node = load_notebook_node(str(source.path(name)))
+        chosen = source.complete(name, parameters)
+        nbformat.write(parameterize_notebook(node, chosen), folder / f"{name}.ipynb")
     tiny.write(folder / "upload.png", tiny.view(3, 0).repeat(4, 0).repeat(4, 1))
     (folder / "no_photo.png").write_text("this is no picture")
     return folder

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cwr_utils import explain, figures, reranking
+from cwr_utils import evaluation, explain, figures, reranking
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.datasets import Dataset, Query
 from cwr_utils.evaluation import average_precision
@@ -209,7 +209,10 @@ def test_the_map_needs_one_descriptor_a_photo(collection):
 
 
 def test_moved_ranks_by_hand():
-    """Ranks from 1 without junk and the query's photo; the largest gain first."""
+    """Ranks from 1 without junk; the largest gain first.
+
+    The query's own photo counts where the ground truth lists it.
+    """
     images = tuple("qabcxyz")
     queries = (
         Query("first", "q", None, frozenset("qab"), frozenset("x")),
@@ -225,10 +228,30 @@ def test_moved_ranks_by_hand():
     before = result("qxcayzb", "cabxzyq")
     after = result("qbxcyza", "cyabxzq")
     table = explain.rank_changes(data, before, after)
-    expected = [("first", "b", 5, 1, 4), ("second", "y", 5, 1, 4)]
-    expected += [("first", "a", 2, 5, -3)]
+    expected = [("first", "b", 6, 2, 4), ("second", "y", 5, 1, 4)]
+    expected += [("first", "a", 3, 6, -3)]
     columns = ["query", "image", "before", "after", "gain"]
     pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=columns))
+
+
+def test_a_photo_has_one_rank_in_every_table_and_picture(collection, data):
+    """Junk out, from 1, the query's own photo as the ground truth says."""
+    before, after = (collection.run(method) for method in (ONLINE, RERANK))
+    table = explain.rank_changes(data, before, after)
+    wrong = evaluation.errors(after.rankings, data.queries).set_index("query")
+    for number, query in enumerate(data.queries):
+        (row,) = table[table["query"] == query.name].to_dict("records")
+        why = explain.why_moved(collection, before, after, number, row["image"])
+        assert (why["rank before"], why["rank after"]) == (row["before"], row["after"])
+        strip = explain.strip(collection, after, number, top=len(data.images))
+        shown = dict(zip(strip["names"], strip["ranks"], strict=True))
+        assert shown[row["image"]] == row["after"]
+        assert {shown[name] for name in query.junk} == {"-"}
+        missed = dict(
+            zip(*wrong.loc[query.name, ["missed", "missed_ranks"]], strict=True)
+        )
+        assert missed.get(row["image"], row["after"]) == row["after"]
+    assert figures.result_strip(**strip)
 
 
 def test_nothing_moves_where_nothing_changed(collection, data):
@@ -337,10 +360,13 @@ def test_why_an_image_moved(collection, data):
     before, after = (collection.run(method) for method in (ONLINE, RERANK))
     number, image = 1, after.rankings["query1"][3]
     why = explain.why_moved(collection, before, after, number, image)
-    assert (why["query"], why["image"], why["rank after"]) == ("query1", image, 4)
-    rank = before.rankings["query1"].index(image) + 1
-    assert why["rank before"] == rank
-    score = before.scores["query1"][rank - 1]
+    assert (why["query"], why["image"]) == ("query1", image)
+    _, junk = evaluation.ground_truth(data.queries[number])
+    assert image not in junk
+    for when, result in (("before", before), ("after", after)):
+        counted = [name for name in result.rankings["query1"] if name not in junk]
+        assert why[f"rank {when}"] == counted.index(image) + 1
+    score = before.scores["query1"][before.rankings["query1"].index(image)]
     assert why["score before"] == pytest.approx(score, abs=6e-4)
     match = after.matches["query1"][image]
     assert why["score after"] == pytest.approx(match.score, abs=6e-4)

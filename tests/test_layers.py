@@ -37,9 +37,7 @@ ROWS = {
     "inspection": 5,
     "search": 5,
     "runs": 6,
-    "sweeps": 6,
     "widgets": 6,
-    "reproduce": 7,
     "__main__": 7,
 }
 # Neighbours in a row that may know each other, one way.
@@ -47,8 +45,6 @@ SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
     ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
-    ("sweeps", "runs"),  # a sweep is many runs
-    ("__main__", "reproduce"),  # the command line starts a run
 }
 # Keras takes seconds to load, so only what computes with it may import it.
 KERAS = {"backend", "networks"}

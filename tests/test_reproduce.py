@@ -1,7 +1,9 @@
 """`make paper` up to the notebooks, which run elsewhere, and the tables it writes."""
 
+import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,9 +11,15 @@ import tiny
 from test_oxford_paris import make_oxford
 from test_paper import FULL
 
-from cwr_utils import paper, reproduce, runs, sweeps
+from cwr_utils import paper
 from cwr_utils.__main__ import main
 from cwr_utils.datasets import DatasetError
+from cwr_utils.extraction import Setup
+from cwr_utils.identity import digest
+from cwr_utils.protocol import PRESETS
+from cwr_utils.retrieval import Experiment
+from cwr_utils.runs import comparison, notebook, reproduce, source, sweeps, tables
+from cwr_utils.runs.source import RunError
 
 ROWS = pd.DataFrame(
     [
@@ -47,7 +55,7 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize(("dataset", "network"), [("", ""), ("monuments", "")])
 def test_without_data_set_or_network_it_says_what_to_give(dataset, network):
-    with pytest.raises(runs.RunError) as error:
+    with pytest.raises(RunError) as error:
         reproduce.plan(dataset, network)
     assert "make paper DATASET=monuments NETWORK=efficientnet-lite0" in str(error.value)
 
@@ -58,21 +66,22 @@ def test_the_command_says_it_too(capsys):
 
 
 def test_a_folder_needs_a_whitening_set(photos, no_network):
-    with pytest.raises(runs.RunError, match="No whitening set belongs to .*WHITENING="):
+    with pytest.raises(RunError, match="No whitening set belongs to .*WHITENING="):
         reproduce.plan(str(photos / "ours"), "efficientnet-lite0")
 
 
 def test_two_folders_are_a_plan(photos, no_network, monkeypatch):
     monkeypatch.chdir(photos)
     found = reproduce.plan("ours", "keras:ResNet50", whitening="others", weights=None)
-    assert found.name == "ours-keras-ResNet50-random"
+    assert re.fullmatch("ours-[0-9a-f]{8}-keras-ResNet50-random", found.name)
     assert found.parameters["dataset"] == str(photos / "ours")
     assert found.parameters["whitening_dataset"] == str(photos / "others")
     assert found.parameters["feature_layer"] == "conv5_block3_out"
     assert found.parameters["dimensions"] == 2048
     assert found.parameters["protocol"] == "authors_code"
     assert no_network == [("keras:ResNet50", None)]
-    assert set(found.parameters) <= set(runs.PARAMETERS)
+    for name, value in found.parameters.items():
+        assert source.typed(name, value) == value
 
 
 def test_the_default_layer_is_kept_where_the_paper_has_no_such_network(
@@ -80,7 +89,12 @@ def test_the_default_layer_is_kept_where_the_paper_has_no_such_network(
 ):
     folders = str(photos / "ours"), str(photos / "others")
     found = reproduce.plan(folders[0], "efficientnet-lite0", whitening=folders[1])
-    assert found.name == "ours-efficientnet-lite0"
+    assert found.name.startswith("ours-") and found.name.endswith("-efficientnet-lite0")
+    (photos / "far").mkdir()
+    shutil.copytree(photos / "ours", photos / "far/ours")
+    folders = str(photos / "far/ours"), str(photos / "others")
+    other = reproduce.plan(folders[0], "efficientnet-lite0", whitening=folders[1])
+    assert other.name != found.name
     assert found.parameters["feature_layer"] is None
     assert "dimensions" not in found.parameters  # the sweep's own
 
@@ -93,7 +107,7 @@ def test_missing_photos_are_found_before_the_work(tmp_path, no_network):
 
 def test_an_unknown_network_is_one_message(photos):
     folders = str(photos / "ours"), str(photos / "others")
-    with pytest.raises(runs.RunError, match="unknown network 'vgg'"):
+    with pytest.raises(RunError, match="unknown network 'vgg'"):
         reproduce.plan(folders[0], "vgg", whitening=folders[1])
 
 
@@ -107,11 +121,11 @@ def test_a_folder_in_the_layout_of_oxford_is_oxford(
     root = tmp_path / "part"
     make_oxford(root, prefix=prefix)
     asked = []
-    monkeypatch.setattr(reproduce.runs, "load_data", lambda *a: asked.append(a))
+    monkeypatch.setattr(reproduce.workbench, "load_data", lambda *a: asked.append(a))
     found = reproduce.plan(str(root), "vgg16-cam")
-    data = str(runs.ROOT / "data")
+    data = str(source.ROOT / "data")
     assert asked == [(loader, str(root), whitening, data)]
-    assert found.name == "part-vgg16-cam"
+    assert re.fullmatch("part-[0-9a-f]{8}-vgg16-cam", found.name)
 
 
 def test_make_passes_everything_on(tmp_path):
@@ -128,7 +142,7 @@ def test_make_passes_everything_on(tmp_path):
     words = [f"{name}={value}" for name, value in given.items()]
     recipe = subprocess.run(
         ["make", "-n", "-o", ".venv/.complete", "paper", *words],
-        cwd=runs.ROOT,
+        cwd=source.ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -143,82 +157,154 @@ def test_make_passes_everything_on(tmp_path):
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """A project whose sweeps write `ROWS`; the notebooks and cells that ran."""
-    shutil.copytree(runs.ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(source.ROOT / "notebooks", tmp_path / "notebooks")
     ran = []
 
-    def run_sweep(path, overrides, *, jobs, results, figures):
+    def run_sweep(path, overrides, *, jobs, place):
         ran.append((path.stem, dict(overrides), jobs))
-        runs.write_table(results / "metrics.csv", ROWS)
+        folder = tmp_path / "results/runs" / place
+        tables.write_table(folder / "metrics.csv", ROWS)
         return ["a cell: no memory"] if path.stem == "table2b" else []
 
     def run_notebook(name, parameters, output):
         ran.append((name, parameters))
-        folder = tmp_path / "notebooks" / parameters["results_dir"]
-        rows = reproduce.collect(folder)
-        reproduce.write_tables(paper.compare(rows), reproduce.heading(rows), folder)
+        folder = source.place(parameters["results_dir"])
+        comparison.write_tables(paper.compare(ROWS), comparison.heading(ROWS), folder)
 
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(source, "ROOT", tmp_path)
     monkeypatch.setattr(sweeps, "run_sweep", run_sweep)
-    monkeypatch.setattr(runs, "run_notebook", run_notebook)
+    monkeypatch.setattr(notebook, "run_notebook", run_notebook)
     return ran
 
 
 def test_all_sweeps_run_then_the_tables_are_written(world, tmp_path, capsys):
     failures = reproduce.run(reproduce.Plan("x-y", {"network": "n", "limit": 3}), 2)
     assert failures == ["a cell: no memory"]
-    *swept, (notebook, parameters) = world
-    assert [name for name, _, _ in swept] == list(reproduce.SWEEPS)
-    assert all(overrides == {"network": "n", "limit": 3} for _, overrides, _ in swept)
-    jobs = {name: count for name, _, count in swept}
-    assert jobs["table1b"] == 1  # it measures time
-    assert jobs["fig4"] == 2
-    assert notebook == "05_paper_figures"
+    *swept, (name, parameters) = world
+    given = {"network": "n", "limit": 3}
+    assert swept == [(sweep, given, 2) for sweep in comparison.SWEEPS]
+    assert name == "05_paper_figures"
     assert parameters["network"] == "n" and parameters["resize"] == "1024x720"
     out = capsys.readouterr().out
     assert paper.TABLES["2b"] in out
-    for name in ("table1a", "table1b", "table2a", "table2b", "fig4", "fig5b"):
+    for table in ("table1a", "table1b", "table2a", "table2b", "fig4", "fig5b"):
         for suffix in ("csv", "md", "tex"):
-            assert (tmp_path / f"results/paper/x-y/{name}.{suffix}").exists()
+            assert (tmp_path / f"results/runs/paper/x-y/{table}.{suffix}").exists()
+
+
+def test_notebook_05_asks_for_the_setting_of_the_sweeps():
+    """Its rows would be left out otherwise."""
+    settings = []
+    for name in comparison.SWEEPS:
+        plan = sweeps.Sweep.read(source.ROOT / f"notebooks/sweeps/{name}.yaml")
+        settings += [source.complete(source.EXTRACT, c) for c in plan.cells.values()]
+    assert all(given == settings[0] for given in settings)
 
 
 def test_the_sweeps_are_there_and_take_every_override(photos, no_network):
     folders = str(photos / "ours"), str(photos / "others")
     for network in ("efficientnet-lite0", "keras:ResNet50"):
         plan = reproduce.plan(folders[0], network, whitening=folders[1])
-        for name in reproduce.SWEEPS:
-            sweep = sweeps.Sweep.read(runs.ROOT / f"notebooks/sweeps/{name}.yaml")
-            assert not sweep.fixed & plan.parameters.keys()
+        for name in comparison.SWEEPS:
+            path = source.ROOT / f"notebooks/sweeps/{name}.yaml"
+            for cell in sweeps.Sweep.read(path, plan.parameters).cells.values():
+                assert cell["dataset"] == folders[0] and cell["network"] == network
 
 
 # What is written
 
 
-def test_rows_come_from_the_sweeps_or_from_the_notebooks(tmp_path):
-    runs.write_table(tmp_path / "metrics.json", ROWS[:1])
-    runs.write_table(tmp_path / "ablation.csv", ROWS[1:].assign(whitening=""))
-    found = reproduce.collect(tmp_path)
-    assert list(found["sweep"]) == ["metrics", "ablation"]
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """What the rows of `rows_of` are of."""
+    folder = tmp_path_factory.mktemp("data")
+    data = tiny.dataset(folder / "data", "data", 2, 2, 2)
+    training = tiny.dataset(folder / "others", "others", 0, 0, 4, 40)
+    setup = Setup(tiny.network(), folder, resize=tiny.RESIZE)
+    return Experiment(data, training, setup)
+
+
+def rows_of(experiment, rows=ROWS):
+    """The rows as if they had been measured in an experiment."""
+    facts = experiment.facts
+    shown = ("network", "weights_sha256", "layer", "resize", "power")
+    shown += ("dataset_sha256", "training_sha256")
+    own = {name: facts[name] for name in shown}
+    name = experiment.setup.protocol.name
+    return rows.assign(**own, protocol=name, setting=digest(facts))
+
+
+def others(experiment):
+    """The same experiment with one thing changed, and the column that says so."""
+    setup, data = experiment.setup, experiment.data
+    yield "power: 2.0", replace(experiment, setup=replace(setup, power=2.0))
+    yield "resize: ", replace(experiment, setup=replace(setup, resize="80x64"))
+    yield "layer: ", replace(experiment, setup=replace(setup, layer="maps"))
+    yield "dataset_sha256: ", replace(experiment, data=data.take(5))
+    few = replace(experiment, training_images=experiment.training.images[:3])
+    yield "training_sha256: ", few
+    protocol = replace(PRESETS["paper"], resize=setup.resize)
+    yield "protocol: ", replace(experiment, setup=replace(setup, protocol=protocol))
+
+
+def test_rows_come_from_the_sweeps_or_from_the_notebooks(tmp_path, experiment):
+    rows = rows_of(experiment)
+    tables.write_table(tmp_path / "metrics.json", rows[:1])
+    tables.write_table(tmp_path / "ablation.csv", rows[1:].assign(whitening=""))
+    found, left_out = comparison.collect(tmp_path, experiment)
+    assert list(found["sweep"]) == ["metrics", "ablation"] and left_out == []
     assert list(found["whitening"]) == ["paris6k", ""]  # not NaN, as CSV has it
-    runs.write_table(tmp_path / "fig4/metrics.csv", ROWS)
-    assert list(reproduce.collect(tmp_path)["sweep"]) == ["fig4", "fig4"]
+    tables.write_table(tmp_path / "fig4/metrics.csv", rows)
+    found, _ = comparison.collect(tmp_path, experiment)
+    assert list(found["sweep"]) == ["fig4", "fig4"]
 
 
-def test_without_any_table_it_says_what_to_run(tmp_path):
-    with pytest.raises(runs.RunError, match="run notebooks 03 and 04"):
-        reproduce.collect(tmp_path)
+def test_rows_of_another_experiment_are_left_out_and_it_says_by_what(
+    tmp_path, experiment
+):
+    """No heading may say "exponent 1" over rows of exponent 2."""
+    for column, other in others(experiment):
+        mixed = pd.concat([rows_of(experiment), rows_of(other), rows_of(other)])
+        tables.write_table(tmp_path / "metrics.json", mixed)
+        tables.write_table(tmp_path / "ablation.csv", rows_of(other))
+        found, (text,) = comparison.collect(tmp_path, experiment)
+        assert len(found) == 2 and set(found["power"]) == {1.0}
+        assert text.startswith(f"6 rows left out ({column}") and ";" not in text
+        assert "exponent 1" in comparison.heading(found)
+        found, _ = comparison.collect(tmp_path, other)
+        assert len(found) == 6
+
+
+def test_rows_of_an_earlier_version_are_left_out(tmp_path, experiment):
+    old = ROWS.assign(power=experiment.setup.power)
+    tables.write_table(tmp_path / "metrics.json", old)
+    tables.write_table(tmp_path / "ablation.csv", rows_of(experiment))
+    found, (text,) = comparison.collect(tmp_path, experiment)
+    assert list(found["sweep"]) == ["ablation"] * 2
+    assert text.startswith("2 rows left out (")
+
+
+def test_without_any_row_of_the_experiment_it_says_what_to_run(tmp_path, experiment):
+    with pytest.raises(RunError, match="run notebooks 03 and 04"):
+        comparison.collect(tmp_path, experiment)
+    for name in ("metrics.json", "ablation.csv"):
+        tables.write_table(tmp_path / name, rows_of(experiment))
+    other = replace(experiment, setup=replace(experiment.setup, power=2.0))
+    with pytest.raises(RunError, match=r"power: 1.0 there, 2.0 here.*Run notebooks 03"):
+        comparison.collect(tmp_path, other)
 
 
 def test_the_heading_says_what_ours_is():
-    line = reproduce.heading(ROWS)
+    line = comparison.heading(ROWS)
     for word in ("vgg16-cam", "conv5_1", "1024x720", "authors_code", "paris6k"):
         assert word in line
-    random = reproduce.heading(ROWS.assign(weights_sha256="random:seed=0:1a"))
+    random = comparison.heading(ROWS.assign(weights_sha256="random:seed=0:1a"))
     assert "random weights" in random
 
 
 def test_a_table_says_the_same_in_three_forms(tmp_path):
     rows = paper.compare(ROWS)
-    reproduce.write_tables(rows, "Ours: this.", tmp_path)
+    comparison.write_tables(rows, "Ours: this.", tmp_path)
     cells = pd.read_csv(tmp_path / "table1b.csv").set_index("method")
     assert cells.loc["64 CAMs", "verdict"] == "reproduced"
     assert cells.loc["8 CAMs", "verdict"] == "not reproduced"
@@ -233,7 +319,7 @@ def test_a_table_says_the_same_in_three_forms(tmp_path):
 
 def test_classes_stand_beside_the_papers(tmp_path):
     names = ["dome", "lakeside", *(f"class {n}" for n in range(62))]
-    reproduce.write_classes(names, [0.9, 0.5, *[0.1] * 62], "Ours.", tmp_path)
+    comparison.write_classes(names, [0.9, 0.5, *[0.1] * 62], "Ours.", tmp_path)
     rows = pd.read_csv(tmp_path / "fig5a.csv")
     assert list(rows["paper"][:2]) == ["vault", "bell cote"]
     assert list(rows["one of the paper's 16"][:2]) == ["yes", "no"]

@@ -1,4 +1,4 @@
-"""Sweeps without a kernel: files, cells, failures, resume; and with warm kernels."""
+"""Sweeps: files, cells, failures, resume; kernels that are ended."""
 
 import json
 import os
@@ -13,13 +13,16 @@ import nbformat
 import pandas as pd
 import project
 import pytest
+import tiny
 import yaml
-from project import EVALUATE, EXTRACT
+from project import AGGREGATE, EVALUATE, EXTRACT, PREPARE, TABLE
 
 from cwr_utils import __main__ as command
-from cwr_utils import runs, sweeps
+from cwr_utils import networks
+from cwr_utils.identity import digest
+from cwr_utils.runs import notebook, source, sweeps
+from cwr_utils.runs.source import RunError
 
-AGGREGATE = "03_aggregate_descriptors"
 PLAN = {
     "notebooks": [EVALUATE],
     "jobs": 1,
@@ -45,16 +48,16 @@ def write_plan(folder, name="plan", **changes):
 
 
 def test_the_sweeps_of_the_workbook_can_be_read():
-    files = sorted((runs.ROOT / "notebooks" / "sweeps").glob("*.yaml"))
+    files = sorted((source.ROOT / "notebooks" / "sweeps").glob("*.yaml"))
     assert files
     for file in files:
         plan = sweeps.Sweep.read(file)
-        assert plan.name == file.stem and plan.cells
+        assert plan.cells
 
 
-def test_cells_are_all_combinations_with_folders_of_their_own(tmp_path):
+def test_cells_are_all_combinations_and_have_what_all_share(tmp_path):
     file = write_plan(tmp_path, grid={"power": [1.0, 2.0], "num_classes": [4, 8]})
-    cells = sweeps.Sweep.read(file).cells
+    cells = sweeps.Sweep.read(file, {"seed": 3}).cells
     assert list(cells) == [
         "power-1.0_num_classes-4",
         "power-1.0_num_classes-8",
@@ -62,29 +65,67 @@ def test_cells_are_all_combinations_with_folders_of_their_own(tmp_path):
         "power-2.0_num_classes-8",
     ]
     assert cells["power-2.0_num_classes-4"] == {
+        "rerank": 7,
+        "seed": 3,
         "power": 2.0,
         "num_classes": 4,
+        "rows": [{}],
     }
 
 
 def test_listed_cells_come_after_the_grid_and_need_none(tmp_path):
     listed = [{"rerank": 5}, {"rerank": 5, "power": 3.0}]
-    both = sweeps.Sweep.read(write_plan(tmp_path, cells=listed))
+    both = sweeps.Sweep.read(write_plan(tmp_path, cells=listed)).cells
     names = ["rerank-5", "rerank-5_power-3.0"]
-    assert list(both.cells) == ["power-1.0", "power-2.0", *names]
-    assert both.cells["rerank-5_power-3.0"] == listed[1]
-    alone = sweeps.Sweep.read(write_plan(tmp_path, cells=listed, grid=...))
-    assert list(alone.cells) == names
+    assert list(both) == ["power-1.0", "power-2.0", *names]
+    assert both[names[1]]["rerank"] == 5 and both[names[1]]["power"] == 3.0
+    alone = sweeps.Sweep.read(write_plan(tmp_path, cells=listed, grid=...)).cells
+    assert list(alone) == names
 
 
-def test_figure_4_has_170_cells_of_one_method():
-    plan = sweeps.Sweep.read(runs.ROOT / "notebooks/sweeps/fig4.yaml")
-    assert plan.notebooks == ("one_method",)
-    assert len(plan.cells) == 2 * 17 * 5
-    assert {cell["num_classes"] for cell in plan.cells.values()} == {
-        1,
-        *range(4, 65, 4),
-    }
+def test_figure_4_has_10_cells_of_a_curve():
+    plan = sweeps.Sweep.read(source.ROOT / "notebooks/sweeps/fig4.yaml")
+    assert plan.notebooks == [TABLE]
+    assert len(plan.cells) == 2 * 5
+    curve = [{"num_classes": count} for count in (1, *range(4, 65, 4))]
+    assert all(cell["rows"] == curve for cell in plan.cells.values())
+
+
+def test_rows_and_points_of_a_curve_are_methods_of_every_cell(tmp_path):
+    rows = [{"aggregation": "sum", "dimensions": 0}, {"aggregation": "offline"}]
+    plan = {"notebooks": [TABLE], "rows": rows, "curve": {"num_classes": [1, 2]}}
+    both = sweeps.Sweep.read(write_plan(tmp_path, **plan)).cells
+    assert list(both) == ["power-1.0", "power-2.0"]
+    for cell in both.values():
+        assert cell["rows"] == [
+            {"aggregation": "sum", "dimensions": 0, "num_classes": 1},
+            {"aggregation": "sum", "dimensions": 0, "num_classes": 2},
+            {"aggregation": "offline", "num_classes": 1},
+            {"aggregation": "offline", "num_classes": 2},
+        ]
+    alone = write_plan(tmp_path, **plan, grid=...)
+    assert list(sweeps.Sweep.read(alone).cells) == ["default"]
+    for name, value in {
+        "aggregation": "max",
+        "num_classes": 3,
+        "dimensions": 2,
+    }.items():
+        with pytest.raises(RunError, match=f"each cell has its own {name}"):
+            sweeps.Sweep.read(alone, {name: value})
+    plan["parameters"] = {"dimensions": 4}
+    cells = sweeps.Sweep.read(write_plan(tmp_path, **plan), {"dimensions": 5}).cells
+    assert cells["power-1.0"]["dimensions"] == 5
+
+
+def test_values_become_what_the_parameter_is(tmp_path):
+    """Or one that is written in another way would run again."""
+    given = {"power": "1e-3", "weights": "none", "limit": 3}
+    plan = write_plan(tmp_path, parameters=given, grid={"rerank": [1]})
+    (cell,) = sweeps.Sweep.read(plan).cells.values()
+    assert (cell["power"], cell["weights"]) == (0.001, None)
+    plan = write_plan(tmp_path, grid={"power": [1]})
+    (cell,) = sweeps.Sweep.read(plan).cells.values()
+    assert type(cell["power"]) is float
 
 
 def test_cell_names_are_file_names_and_differ(tmp_path):
@@ -92,7 +133,7 @@ def test_cell_names_are_file_names_and_differ(tmp_path):
         "network": ["keras:ResNet50", "efficientnet-lite0"],
         "feature_layer": [None, "block/expand relu"],
         "resize": ["shorter:720", "../../etc"],
-        "rerank": [True, -1],
+        "rerank": [1, -1],
     }
     names = list(sweeps.Sweep.read(write_plan(tmp_path, grid=grid)).cells)
     assert len(set(names)) == 16
@@ -101,7 +142,7 @@ def test_cell_names_are_file_names_and_differ(tmp_path):
             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
         )
         assert not name.startswith(".")
-    assert names[0] == "network-keras-ResNet50_resize-shorter-720_rerank-True"
+    assert names[0] == "network-keras-ResNet50_resize-shorter-720_rerank-1"
 
 
 def test_a_sweep_of_one_cell_has_a_name_too(tmp_path):
@@ -114,38 +155,52 @@ def test_a_sweep_of_one_cell_has_a_name_too(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"notebooks": [EXTRACT]}, "lists 02_extract_features, which runs first by it"),
-        ({"notebooks": [EVALUATE, "06_more"]}, "names what no sweep takes: 06_more"),
-        ({"notebooks": [{EXTRACT: 1}]}, "names what no sweep takes"),
-        ({"parameters": {"powr": 2.0}}, "names what no sweep takes: powr"),
-        ({"grid": {"powr": [2.0], 3: [1]}}, "names what no sweep takes: powr, 3"),
-        ({"paramters": {"power": 2.0}}, "names what no sweep takes: paramters"),
-        ({"parameters": {"results_dir": "x"}}, "no sweep takes: results_dir"),
-        ({"grid": {"figures_dir": ["x", "y"]}}, "no sweep takes: figures_dir"),
-        ({"notebooks": EXTRACT}, "needs `notebooks`, a list, and `grid`"),
-        ({"notebooks": []}, "needs `notebooks`, a list, and `grid`"),
-        ({"notebooks": None}, "needs `notebooks`"),
-        ({"grid": None}, "needs `notebooks`"),
-        ({"grid": {"power": 2.0}}, "a list of values for each parameter"),
-        ({"grid": {"resize": "64x48"}}, "a list of values for each parameter"),
-        ({"grid": {"power": []}}, "a list of values for each parameter"),
-        ({"grid": ["power"]}, "a list of values for each parameter"),
-        ({"parameters": ["power"]}, "`parameters`, one value for each"),
+        ({"notebooks": [EVALUATE, "06_more"]}, "notebooks.1: '06_more' is not one of"),
+        ({"notebooks": [EXTRACT]}, "'02_extract_features' is not one of"),
+        ({"notebooks": [PREPARE]}, "'00_prepare_data' is not one of"),
+        ({"notebooks": [{EXTRACT: 1}]}, "notebooks.0: .* is not one of"),
+        ({"notebooks": EVALUATE}, "notebooks: .* is not of type 'array'"),
+        ({"notebooks": []}, "notebooks: "),
+        ({"notebooks": ...}, "the file: 'notebooks' is a required property"),
+        ({"parameters": {"powr": 2.0}}, "`powr`: did you mean power?"),
+        ({"parameters": {"power": "two"}}, "`power` must be a number; got 'two'"),
+        ({"parameters": {"power": [2.0]}}, r"`power` must be a number; got \[2.0\]"),
+        ({"parameters": {"dataset": 2019}}, "`dataset` must be a text; got 2019"),
+        ({"grid": {"powr": [2.0], 3: [1]}}, "`powr`: did you mean power?"),
+        ({"grid": {3: [1]}}, "No notebook takes `3`: known: dataset"),
+        ({"paramters": {"power": 2.0}}, "the file: .*'paramters' was unexpected"),
+        ({"parameters": {"results_dir": "x"}}, "a sweep sets results_dir itself"),
+        ({"parameters": {"rows": [{}]}}, "a sweep sets rows itself"),
+        ({"grid": {"figures_dir": ["x", "y"]}}, "a sweep sets figures_dir itself"),
+        ({"grid": None}, "grid: None is not of type 'object'"),
+        ({"grid": {"power": 2.0}}, "grid.power: 2.0 is not of type 'array'"),
+        ({"grid": {"power": []}}, "grid.power: "),
+        ({"grid": ["power"]}, "grid: .* is not of type 'object'"),
+        ({"parameters": ["power"]}, "parameters: .* is not of type 'object'"),
         ({"grid": {"resize": ["a:b", "a/b"]}}, "have the same cell name"),
         ({"grid": {"power": [2.0, 2.0]}}, "have the same cell name"),
         ({"cells": [{"power": 2.0}]}, "have the same cell name"),
-        ({"cells": [{"powr": 2.0}]}, "names what no sweep takes: powr"),
-        ({"cells": [{"results_dir": "x"}]}, "no sweep takes: results_dir"),
-        ({"cells": {"power": 2.0}}, "`cells`, a list of mappings"),
-        ({"cells": [{}]}, "`cells`, a list of mappings"),
-        ({"cells": ["power"]}, "`cells`, a list of mappings"),
-        ({"cells": [], "grid": ...}, "needs `notebooks`"),
-        ({"jobs": 0}, "`jobs`, a number of cells"),
-        ({"jobs": "two"}, "`jobs`, a number of cells"),
+        ({"cells": [{"powr": 2.0}]}, "`powr`: did you mean power?"),
+        ({"cells": {"power": 2.0}}, "cells: .* is not of type 'array'"),
+        ({"cells": ["power"]}, "cells.0: 'power' is not of type 'object'"),
+        ({"cells": [], "grid": ...}, "cells: "),
+        ({"rows": [{"num_classes": 2}]}, "none of its notebooks takes `rows`"),
+        (
+            {"notebooks": [TABLE], "rows": [{"power": 2.0}]},
+            "A method has no `power`: known: aggregation",
+        ),
+        ({"notebooks": [TABLE], "curve": {"num_clases": [2]}}, "did you mean num_cla"),
+        (
+            {"notebooks": [TABLE], "curve": {"num_classes": 2}},
+            "curve.num_classes: 2 is",
+        ),
+        ({"jobs": 0}, "jobs: 0 is less than the minimum of 1"),
+        ({"jobs": "two"}, "jobs: 'two' is not of type 'integer'"),
     ],
 )
-def test_a_wrong_sweep_is_refused_and_its_file_named(tmp_path, changes, message):
-    with pytest.raises(runs.RunError, match=rf"plan\.yaml.*{message}"):
+def test_a_wrong_sweep_is_refused_with_its_file_and_field(tmp_path, changes, message):
+    message = message.replace("?", "[?]")
+    with pytest.raises(RunError, match=rf"plan\.yaml.*{message}"):
         sweeps.Sweep.read(write_plan(tmp_path, **changes))
 
 
@@ -153,12 +208,12 @@ def test_a_wrong_sweep_is_refused_and_its_file_named(tmp_path, changes, message)
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     file = tmp_path / "plan.yaml"
     file.write_text(text)
-    with pytest.raises(runs.RunError, match=r"plan\.yaml"):
+    with pytest.raises(RunError, match=r"plan\.yaml"):
         sweeps.Sweep.read(file)
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(runs.RunError, match=r"Cannot read .*plan\.yaml: .*No such"):
+    with pytest.raises(RunError, match=r"plan\.yaml: .*No such"):
         sweeps.Sweep.read(tmp_path / "plan.yaml")
 
 
@@ -175,10 +230,10 @@ def test_a_sweep_runs_its_notebooks_cell_by_cell_and_joins_the_tables(world):
     ]
     for _, parameters in world.runs[2:]:
         assert parameters["rerank"] == 7
-        place = f"plan/power-{parameters['power']}"
+        place = f"runs/plan/power-{parameters['power']}"
         assert parameters["results_dir"] == f"../results/{place}"
         assert parameters["figures_dir"] == f"../figures/{place}"
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
     assert joined["cell"].tolist() == ["power-1.0"] * 2 + ["power-2.0"] * 2
     assert joined["mAP"].tolist() == [0.5, 0.75] * 2
 
@@ -187,10 +242,10 @@ def test_a_finished_cell_is_skipped_and_keeps_its_table(world):
     file = write_plan(world.root)
     sweeps.run_sweep(file)
     world.runs.clear()
-    (world.root / "results/plan/metrics.csv").unlink()
+    (world.root / "results/runs/plan/metrics.csv").unlink()
     assert sweeps.run_sweep(file) == []
     assert world.runs == []
-    assert len(pd.read_csv(world.root / "results/plan/metrics.csv")) == 4
+    assert len(pd.read_csv(world.root / "results/runs/plan/metrics.csv")) == 4
 
 
 def test_new_cells_are_added_to_finished_ones(world):
@@ -205,8 +260,8 @@ def test_new_cells_are_added_to_finished_ones(world):
     [
         {"parameters": {"rerank": 8}},
         {"parameters": {}},  # back to the notebook's default
-        {"parameters": {"rerank": 7, "dataset": "elsewhere/street"}},
-        {"parameters": {"rerank": 7, "limit": 24}},
+        {"parameters": {"rerank": 7, "dataset": "street"}},
+        {"parameters": {"rerank": 7, "limit": 2}},
         {"notebooks": [AGGREGATE, EVALUATE]},
     ],
     ids=str,
@@ -222,15 +277,18 @@ def test_cells_whose_parameters_or_notebooks_changed_run_again(world, changes):
     assert world.runs == []
 
 
-def test_a_new_default_of_a_notebook_runs_its_cells_again(world, monkeypatch):
+@pytest.mark.parametrize("cell", [2, 6], ids=["a default", "code"])
+def test_a_notebook_that_changed_runs_its_cells_again(world, cell):
     file = write_plan(world.root)
     sweeps.run_sweep(file)
     world.runs.clear()
-    defaults = runs.defaults
-    changed = {"protocol": "paper"}
-    monkeypatch.setattr(runs, "defaults", lambda name: defaults(name) | changed)
+    path = source.path(EVALUATE)
+    content = json.loads(path.read_text())
+    assert content["cells"][cell]["cell_type"] == "code"
+    content["cells"][cell]["source"].append("\nrerank_classes = 5")
+    path.write_text(json.dumps(content))
     sweeps.run_sweep(file)
-    assert len(world.runs) == 4
+    assert world.cells == [(1.0, EVALUATE), (2.0, EVALUATE)]
 
 
 def test_parameters_that_no_notebook_of_the_sweep_takes_change_nothing(world):
@@ -243,40 +301,129 @@ def test_parameters_that_no_notebook_of_the_sweep_takes_change_nothing(world):
 
 def test_cells_that_differ_only_in_the_method_share_one_extraction(world):
     grid = {"power": [1.0, 2.0], "num_classes": [1, 4, 8]}
-    sweeps.run_sweep(write_plan(world.root, notebooks=["one_method"], grid=grid))
+    sweeps.run_sweep(write_plan(world.root, notebooks=[TABLE], grid=grid))
     assert world.cells[:2] == [(1.0, EXTRACT), (2.0, EXTRACT)]
-    assert world.cells[2:] == [(1.0, "one_method")] * 3 + [(2.0, "one_method")] * 3
+    assert world.cells[2:] == [(1.0, TABLE)] * 3 + [(2.0, TABLE)] * 3
     folders = {parameters["results_dir"] for _, parameters in world.runs[:2]}
     assert len(folders) == 2
-    assert all(f.startswith("../results/extraction/monuments-eff") for f in folders)
+    assert all(
+        f.startswith("../results/runs/extraction/monuments-eff") for f in folders
+    )
 
 
 def test_extraction_runs_again_only_where_a_store_is_gone(world):
     sweeps.run_sweep(write_plan(world.root))
     world.runs.clear()
-    (world.root / "cache/store-2.0").rmdir()
+    first, second = world.described
+    world.stores.remove(second)
     sweeps.run_sweep(write_plan(world.root, parameters={"rerank": 8}))
     assert world.cells == [(2.0, EXTRACT), (1.0, EVALUATE), (2.0, EVALUATE)]
-    (world.root / "cache/store-1.0").rmdir()
+    world.stores.remove(first)
     world.runs.clear()
     sweeps.run_sweep(write_plan(world.root, parameters={"rerank": 8}))
     assert world.runs == []  # all cells are done
 
 
-def test_moved_folders_do_not_run_again(world):
-    file = write_plan(world.root)
-    sweeps.run_sweep(file, {"data_root": "/here/oxford"})
+# What a run is known by
+
+
+def of_folder(world, path, **overrides):
+    """mAP in the tables of a sweep over a folder of photos, and how many cells ran."""
     world.runs.clear()
-    sweeps.run_sweep(file, {"data_root": "/there/oxford"})
-    assert world.runs == []
-    sweeps.run_sweep(file, {"data_root": "/there/paris"})
-    assert len(world.runs) == 4
+    file = write_plan(world.root, grid=..., parameters={"rerank": 7})
+    assert sweeps.run_sweep(file, {"dataset": str(path), **overrides}) == []
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
+    ran = [name for name, _ in world.runs if name == EVALUATE]
+    return joined["mAP"][0], len(ran)
+
+
+def test_another_folder_of_the_same_name_is_another_run(world):
+    first = project.photos(world.root / "a/photos", place=0)
+    other = project.photos(world.root / "b/photos", place=50)
+    assert of_folder(world, first) == (0.5, 1)
+    world.value = 0.1
+    assert of_folder(world, other) == (0.1, 1)
+    assert of_folder(world, other) == (0.1, 0)
+
+
+def test_a_folder_that_moved_is_the_same_run(world):
+    first = project.photos(world.root / "a/photos")
+    assert of_folder(world, first) == (0.5, 1)
+    (world.root / "c").mkdir()
+    assert of_folder(world, first.rename(world.root / "c/photos")) == (0.5, 0)
+
+
+def test_another_ground_truth_is_another_run(world):
+    folder = project.photos(world.root / "photos", groups=1)
+    assert of_folder(world, folder) == (0.5, 1)
+    (folder / "groups.csv").write_text("image,group\n0,a\n1,a\n2,b\n3,b\n")
+    world.value = 0.1
+    assert of_folder(world, folder) == (0.1, 1)
+
+
+def test_another_whitening_set_of_the_same_name_is_another_run(world):
+    folder = project.photos(world.root / "photos")
+    for place, count in ((50, 1), (60, 1), (60, 0)):
+        others = world.root / f"{place}/others"
+        if not others.exists():
+            project.photos(others, place=place)
+        ran = of_folder(world, folder, whitening_dataset=str(others))[1]
+        assert ran == count
+
+
+def test_another_weights_file_of_the_same_name_is_another_run(world, monkeypatch):
+    files = [world.root / name / "best.weights.h5" for name in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("")
+    of_file = {str(file): tiny.network(seed) for seed, file in enumerate(files)}
+    monkeypatch.setattr(networks, "load", lambda name, file, *rest: of_file[file])
+    folder = project.photos(world.root / "photos")
+    found = [of_folder(world, folder, weights=str(f))[1] for f in (*files, files[1])]
+    assert found == [1, 1, 0]
+
+
+def test_a_record_of_other_facts_does_not_count_though_its_parameters_agree(world):
+    sweeps.run_sweep(write_plan(world.root))
+    path = world.root / "results/runs/plan/power-1.0/run.json"
+    recorded = json.loads(path.read_text())
+    recorded[EVALUATE]["identity"] = "0" * 64
+    path.write_text(json.dumps(recorded))
+    world.runs.clear()
+    sweeps.run_sweep(write_plan(world.root))
+    assert world.cells == [(1.0, EVALUATE)]
+
+
+def test_photos_that_change_while_a_cell_runs_are_a_failure_that_says_so(world):
+    folder = project.photos(world.root / "photos")
+
+    def changing(name, *rest):
+        if name == EVALUATE:
+            tiny.write(folder / "5.png", tiny.view(70, 0))
+        world(name, *rest)
+
+    file = write_plan(world.root, grid=..., parameters={"dataset": str(folder)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebook, "run_notebook", changing)
+        (failure,) = sweeps.run_sweep(file)
+    assert "04_evaluate_and_rerank did not run as planned: dataset_sha256: " in failure
+    assert not (world.root / "results/runs/plan/metrics.csv").exists()
+
+
+def test_what_is_loaded_is_loaded_once(world, monkeypatch):
+    loaded = []
+    load = networks.load
+    monkeypatch.setattr(networks, "load", lambda *a: loaded.append(a) or load(*a))
+    monkeypatch.setattr(notebook, "run_notebook", lambda *a: None)
+    with pytest.raises(KeyError):  # nothing is on record after a run that is none
+        sweeps.run_sweep(write_plan(world.root, grid={"power": [1.0, 2.0, 3.0]}))
+    assert len(loaded) == 1
 
 
 def test_overrides_reach_all_cells(world):
-    sweeps.run_sweep(write_plan(world.root), {"rerank": 3, "data_root": "photos"})
+    sweeps.run_sweep(write_plan(world.root), {"rerank": 3, "seed": 5})
     assert len(world.runs) == 4
-    assert {parameters["data_root"] for _, parameters in world.runs} == {"photos"}
+    assert {parameters["seed"] for _, parameters in world.runs} == {5}
     assert [parameters["rerank"] for _, parameters in world.runs[2:]] == [3, 3]
 
 
@@ -285,39 +432,40 @@ def test_what_a_listed_cell_has_of_its_own_is_not_overridden(world):
     file = write_plan(world.root, cells=cells, grid=...)
     sweeps.run_sweep(file, {"rerank": 3, "power": 1.0})
     assert [parameters["rerank"] for _, parameters in world.runs[1:]] == [3, 0]
-    with pytest.raises(runs.RunError, match="has its own aggregation"):
+    with pytest.raises(RunError, match="each cell has its own aggregation"):
         sweeps.run_sweep(file, {"aggregation": "max"})
 
 
-def test_results_and_figures_go_where_they_are_wanted(world):
-    results, figures = world.root / "results/paper/x/one", world.root / "plots/one"
+def test_a_sweep_can_be_put_into_another_folder(world):
     file = write_plan(world.root)
-    assert sweeps.run_sweep(file, results=results, figures=figures) == []
-    assert len(pd.read_csv(results / "metrics.csv")) == 4
+    assert sweeps.run_sweep(file, place="paper/x/one") == []
+    assert len(pd.read_csv(world.root / "results/runs/paper/x/one/metrics.csv")) == 4
     extraction, _, cell, _ = (parameters for _, parameters in world.runs)
-    assert extraction["results_dir"].startswith("../results/paper/x/extraction/")
-    assert extraction["figures_dir"].startswith("../plots/extraction/")
-    assert cell["results_dir"] == "../results/paper/x/one/power-1.0"
-    assert cell["figures_dir"] == "../plots/one/power-1.0"
+    place = "runs/paper/x"
+    assert extraction["results_dir"].startswith(f"../results/{place}/extraction/")
+    assert extraction["figures_dir"].startswith(f"../figures/{place}/extraction/")
+    assert cell["results_dir"] == f"../results/{place}/one/power-1.0"
+    assert cell["figures_dir"] == f"../figures/{place}/one/power-1.0"
     assert command.main(["sweep", str(file), "--root", "paper/y"]) == 0
-    assert (world.root / "results/paper/y/plan/metrics.csv").exists()
+    assert (world.root / "results/runs/paper/y/plan/metrics.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["power", "results_dir", "figures_dir"])
+@pytest.mark.parametrize("name", ["power", "results_dir", "figures_dir", "rows"])
 def test_what_makes_a_cell_its_own_cannot_be_overridden(world, name):
     """Or cells of one name would hold runs of another."""
     file = write_plan(world.root)
-    with pytest.raises(runs.RunError, match=rf"Each cell of .* has its own {name}"):
+    message = f"plan.yaml: (each cell has its own {name}|a sweep sets {name} itself)"
+    with pytest.raises(RunError, match=message):
         sweeps.run_sweep(file, {name: "1"})
     assert world.runs == []
 
 
 def test_a_failing_cell_is_named_and_the_others_run(world):
-    world.fails[EXTRACT, 1.0] = runs.RunError("02 failed in cell 3: no memory")
+    world.fails[EXTRACT, 1.0] = RunError("02 failed in cell 3: no memory")
     failures = sweeps.run_sweep(write_plan(world.root))
     assert failures == ["power-1.0: 02 failed in cell 3: no memory"]
     assert world.cells == [(1.0, EXTRACT), (2.0, EXTRACT), (2.0, EVALUATE)]
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
     assert set(joined["cell"]) == {"power-2.0"}
     world.fails.clear()
     world.runs.clear()
@@ -327,30 +475,24 @@ def test_a_failing_cell_is_named_and_the_others_run(world):
 
 def test_the_table_of_an_earlier_run_does_not_stand_for_a_cell_that_failed(world):
     sweeps.run_sweep(write_plan(world.root))
-    world.fails[EVALUATE, 1.0] = runs.RunError("stopped")
+    world.fails[EVALUATE, 1.0] = RunError("stopped")
     file = write_plan(world.root, parameters={"rerank": 8})
     sweeps.run_sweep(file)
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
     assert set(joined["cell"]) == {"power-2.0"}
 
 
 def test_a_cell_that_stopped_after_its_table_is_not_its_earlier_run(world):
     """Its table is of other parameters than what was on record."""
     sweeps.run_sweep(write_plan(world.root))
-    write_record = runs.Record.finish
-
-    def stop(record, **facts):
-        if record.notebook == EVALUATE:
-            raise KeyboardInterrupt
-        return write_record(record, **facts)
-
     world.value = 0.1
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs.Record, "finish", stop)
+    world.fails[EVALUATE, 1.0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
         sweeps.run_sweep(write_plan(world.root, parameters={"rerank": 8}))
+    world.fails.clear()
     world.value = 0.5
     sweeps.run_sweep(write_plan(world.root))
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
     assert joined["mAP"].tolist() == [0.5, 0.75] * 2
 
 
@@ -358,7 +500,9 @@ def test_ctrl_c_keeps_finished_cells_and_a_second_run_goes_on(world):
     world.fails[EVALUATE, 2.0] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         sweeps.run_sweep(write_plan(world.root))
-    recorded = json.loads((world.root / "results/plan/power-1.0/run.json").read_text())
+    recorded = json.loads(
+        (world.root / "results/runs/plan/power-1.0/run.json").read_text()
+    )
     assert set(recorded) == {EVALUATE}
     world.fails.clear()
     world.runs.clear()
@@ -366,35 +510,35 @@ def test_ctrl_c_keeps_finished_cells_and_a_second_run_goes_on(world):
     assert world.cells == [(2.0, EVALUATE)]
 
 
-def test_a_failing_extraction_fails_its_cells_in_one_message(world):
-    world.fails[EXTRACT, 1.0] = runs.RunError("no memory")
+def test_a_failing_extraction_fails_its_cells(world):
+    world.fails[EXTRACT, 1.0] = RunError("no memory")
     grid = {"power": [1.0, 2.0], "rerank": [1, 2, 3]}
     failures = sweeps.run_sweep(write_plan(world.root, grid=grid))
-    assert failures == ["power-1.0_rerank-1 and 2 more: no memory"]
-    assert len(pd.read_csv(world.root / "results/plan/metrics.csv")) == 6
+    assert failures == [f"power-1.0_rerank-{n}: no memory" for n in (1, 2, 3)]
+    assert len(pd.read_csv(world.root / "results/runs/plan/metrics.csv")) == 6
 
 
 def test_cells_run_side_by_side_and_one_failure_stops_no_other(world, monkeypatch):
     """Each of the two must have started before either can end."""
-    both, play = threading.Barrier(2, timeout=30), runs.run_notebook
+    both = threading.Barrier(2, timeout=30)
 
-    def run(notebook, *arguments, **options):
-        if notebook == EVALUATE:
+    def run(name, *arguments):
+        if name == EVALUATE:
             both.wait()
-        return play(notebook, *arguments, **options)
+        return world(name, *arguments)
 
-    monkeypatch.setattr(runs, "run_notebook", run)
-    world.fails[EVALUATE, 3.0] = runs.RunError("no memory")
+    monkeypatch.setattr(notebook, "run_notebook", run)
+    world.fails[EVALUATE, 3.0] = RunError("no memory")
     file = write_plan(world.root, grid={"power": [1.0, 2.0, 3.0, 4.0]})
     assert sweeps.run_sweep(file, jobs=2) == ["power-3.0: no memory"]
-    joined = pd.read_csv(world.root / "results/plan/metrics.csv")
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
     assert joined["cell"].tolist()[::2] == ["power-1.0", "power-2.0", "power-4.0"]
 
 
 def test_a_damaged_record_is_one_failure(world):
     file = write_plan(world.root)
     sweeps.run_sweep(file)
-    damaged = world.root / "results/plan/power-1.0/run.json"
+    damaged = world.root / "results/runs/plan/power-1.0/run.json"
     damaged.write_text("{")
     world.runs.clear()
     (failure,) = sweeps.run_sweep(file)
@@ -407,11 +551,11 @@ def test_a_damaged_record_is_one_failure(world):
 
 def test_the_command_line_runs_sweeps(world, capsys):
     file = str(write_plan(world.root))
-    assert command.main(["sweep", file, "-p", "limit=3"]) == 0
-    assert {parameters["limit"] for _, parameters in world.runs} == {3}
+    assert command.main(["sweep", file, "-p", "seed=3"]) == 0
+    assert {parameters["seed"] for _, parameters in world.runs} == {3}
     assert capsys.readouterr().out == "all cells are done\n"
-    world.fails[EXTRACT, 2.0] = runs.RunError("02 failed: no memory")
-    assert command.main(["sweep", file, "-p", "limit=4"]) == 1
+    world.fails[EXTRACT, 2.0] = RunError("02 failed: no memory")
+    assert command.main(["sweep", file, "-p", "seed=4"]) == 1
     assert capsys.readouterr().out == "power-2.0: 02 failed: no memory\n"
 
 
@@ -422,96 +566,125 @@ def test_ctrl_c_says_how_to_go_on(world, capsys):
 
 
 def test_a_fault_of_ours_keeps_its_traceback(world, monkeypatch):
-    def broken(*arguments, **options):
-        raise ZeroDivisionError
+    def broken(name, *arguments):
+        if name != EXTRACT:
+            raise ZeroDivisionError
+        world(name, *arguments)
 
-    monkeypatch.setattr(runs, "run_notebook", broken)
-    monkeypatch.setattr(sweeps, "_extract", lambda *arguments: None)
+    monkeypatch.setattr(notebook, "run_notebook", broken)
     with pytest.raises(ZeroDivisionError):
         command.main(["sweep", str(write_plan(world.root)), "-j", "2"])
 
 
-# Warm kernels
+def test_data_that_cannot_be_loaded_is_a_failure_of_the_cells_that_want_it(world):
+    world.absent.add("paris6k")
+    grid = {"dataset": ["monuments", "paris6k"], "rerank": [1, 2]}
+    first, second = sweeps.run_sweep(write_plan(world.root, grid=grid))
+    assert first.startswith("dataset-paris6k_rerank-1: apt cannot fetch")
+    assert second.startswith("dataset-paris6k_rerank-2: apt cannot fetch")
+    joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
+    assert len(joined) == 4
+
+
+# Real kernels
 
 TOY = """
 import json, os, signal, time
 from pathlib import Path
 
-assert "left" not in globals(), "a variable of another run"
-assert Path.cwd().name == "notebooks", "the folder of another run"
-left = os.chdir("..")
-if rerank == 1:
+if num_classes == 1:
     raise ValueError("no such thing")
-if rerank == 2:
+if num_classes == 2:
     os.kill(os.getpid(), signal.SIGKILL)
-if rerank == 3 and not Path("asleep").exists():
+if num_classes == 3 and not Path("asleep").exists():
     Path("asleep").write_text(str(os.getpid()))
     time.sleep(100)
-folder = Path("notebooks", results_dir)
-row = {"rerank": rerank, "process": os.getpid()}
+run = json.loads(Path(f"../planned-{num_classes}.json").read_text())
+folder = Path(results_dir)
+folder.mkdir(parents=True, exist_ok=True)
+row = {"row": num_classes, "threads": os.environ["OPENBLAS_NUM_THREADS"]}
 (folder / "metrics.json").write_text(json.dumps([row]))
-parameters = {"rerank": rerank, "results_dir": results_dir}
-run = {"one_method": {"parameters": parameters}}
-(folder / "run.json").write_text(json.dumps(run))
+(folder / "run.json").write_text(json.dumps({"method_table": run}))
 """
 COMMAND = """
-import pathlib, sys
-from cwr_utils import __main__, runs, sweeps
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
 
-runs.ROOT = pathlib.Path(sys.argv[1])
-sweeps._extract = lambda *arguments: None
+import test_sweeps
+from cwr_utils import __main__
+
+test_sweeps.play_all_but_the_kernels(pathlib.Path(sys.argv[1]))
 sys.exit(__main__.main(["sweep", sys.argv[2], "-j", "2"]))
 """
 
 
+class Loader:
+    """Plays `Loader`: an experiment that is described."""
+
+    facts = {"dataset_sha256": "a"}
+
+    def experiment(self, parameters):
+        return self
+
+
+def play_all_but_the_kernels(folder, patch=setattr):
+    """The toy finds what would be on its record in a file: it imports no package."""
+    facts_of = sweeps._facts
+
+    def note(notebooks, parameters, experiment):
+        facts = facts_of(notebooks, parameters, experiment)
+        if TABLE in facts:
+            run = {"identity": digest(facts[TABLE]), "facts": facts[TABLE]}
+            path = folder / f"planned-{parameters['num_classes']}.json"
+            path.write_text(json.dumps({"parameters": {}, **run}))
+        return facts
+
+    patch(source, "ROOT", folder)
+    patch(sweeps, "Loader", Loader)
+    patch(sweeps, "_extract", lambda *arguments: None)
+    patch(sweeps, "_facts", note)
+
+
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
-    """Folder of a project with a notebook that loads nothing, and no extraction."""
-    cells = [
-        nbformat.v4.new_code_cell("rerank = 0\nresults_dir = ''"),
-        nbformat.v4.new_code_cell(TOY),
-    ]
-    cells[0].metadata["tags"] = ["parameters"]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    notebook.metadata["language_info"] = {"name": "python"}
-    (tmp_path / "notebooks/sweeps").mkdir(parents=True)
-    nbformat.write(notebook, tmp_path / "notebooks/sweeps/one_method.ipynb")
-    shutil.copy(runs.notebook_path(EXTRACT), tmp_path / "notebooks")
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    monkeypatch.setattr(sweeps, "_extract", lambda *arguments: None)
+    """Folder of a project with a notebook that loads little, and no extraction."""
+    shutil.copytree(source.ROOT / "notebooks", tmp_path / "notebooks")
+    cell = nbformat.v4.new_code_cell(TOY)
+    path = tmp_path / "notebooks/sweeps" / f"{TABLE}.ipynb"
+    toy = nbformat.read(path, as_version=4)
+    first = next(cell for cell in toy.cells if cell.cell_type == "code")
+    toy.cells = [first, cell]
+    nbformat.write(toy, path)
+    play_all_but_the_kernels(tmp_path, monkeypatch.setattr)
     return tmp_path
 
 
 def toy_plan(folder, *values):
-    grid = {"rerank": list(values)}
-    return write_plan(folder, notebooks=["one_method"], grid=grid, parameters={})
+    grid = {"num_classes": list(values)}
+    return write_plan(folder, notebooks=[TABLE], grid=grid, parameters={}, jobs=2)
 
 
-def test_cells_share_a_kernel_and_nothing_else(toys):
-    """Not its variables, its working folder or its faults."""
-    failures = sweeps.run_sweep(toy_plan(toys, 4, 1, 5, 2, 6))
-    assert len(failures) == 2
-    assert "one_method failed in cell 3: ValueError: no such thing" in failures[0]
-    assert failures[1].startswith("rerank-2: one_method stopped: Kernel died")
-    table = pd.read_csv(toys / "results/plan/metrics.csv").set_index("rerank")
-    assert table.index.tolist() == [4, 5, 6]
-    first, second, third = table["process"]
-    assert first == second != third
-    assert sweeps.run_sweep(toy_plan(toys, 4, 5, 6)) == []
-    again = pd.read_csv(toys / "results/plan/metrics.csv").set_index("rerank")
-    assert again["process"].tolist() == [first, second, third]
+def test_cells_run_in_kernels_of_their_own_whose_faults_stay_theirs(toys):
+    first, second = sweeps.run_sweep(toy_plan(toys, 4, 1, 2))
+    assert "method_table failed in cell 3: ValueError: no such thing" in first + second
+    assert "num_classes-2: method_table stopped: Kernel died" in first + second
+    table = pd.read_csv(toys / "results/runs/plan/metrics.csv")
+    assert table["row"].tolist() == [4]
+    assert table["threads"].tolist() == [max(1, os.cpu_count() // 2)]
 
 
 def test_ctrl_c_ends_running_cells_at_once_and_the_next_sweep_goes_on(toys):
     file = toy_plan(toys, 4, 3)
+    folders = [os.path.dirname(__file__), *sys.path]
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(toys), str(file)],
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
     )
-    finished = toys / "results/plan/rerank-4/run.json"
-    while not ((toys / "asleep").exists() and finished.exists()):
+    asleep = toys / "notebooks/asleep"
+    finished = toys / "results/runs/plan/num_classes-4/run.json"
+    while not (asleep.exists() and finished.exists()):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -519,9 +692,9 @@ def test_ctrl_c_ends_running_cells_at_once_and_the_next_sweep_goes_on(toys):
     assert process.returncode == 130 and "the same command goes on" in shown
     assert "Traceback" not in shown
     with pytest.raises(ProcessLookupError):
-        os.kill(int((toys / "asleep").read_text()), 0)
-    assert not (toys / "results/plan/rerank-3/run.json").exists()
-    before = json.loads(finished.with_name("metrics.json").read_text())
+        os.kill(int(asleep.read_text()), 0)
+    assert not (toys / "results/runs/plan/num_classes-3/run.json").exists()
+    before = finished.read_text()
     assert sweeps.run_sweep(file) == []
-    assert len(pd.read_csv(toys / "results/plan/metrics.csv")) == 2
-    assert json.loads(finished.with_name("metrics.json").read_text()) == before
+    assert len(pd.read_csv(toys / "results/runs/plan/metrics.csv")) == 2
+    assert finished.read_text() == before

@@ -1,13 +1,14 @@
 """All notebooks through papermill on a slice of the demo, as a person runs them."""
 
 import json
-from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 
-from cwr_utils import runs, sweeps
+from cwr_utils.runs import comparison, demo, notebook, record, source
+from cwr_utils.runs.source import RunError
+from cwr_utils.runs.workbench import Loader
 
 PARAMETERS = {
     "limit": 24,
@@ -19,9 +20,8 @@ PARAMETERS = {
 
 
 def parameters(folder):
-    demo = runs.datasets.load_demo(runs.ROOT / "data").name
     return {
-        **runs.PRESETS[demo],
+        **demo.preset(),
         **PARAMETERS,
         "cache_dir": str(folder / "cache"),
         "results_dir": str(folder / "results"),
@@ -33,15 +33,15 @@ def parameters(folder):
 def workbook(tmp_path_factory):
     """Folder with everything that the six notebooks wrote."""
     folder = tmp_path_factory.mktemp("workbook")
-    for name in runs.NOTEBOOKS:
-        runs.run_notebook(name, parameters(folder), folder / "executed")
+    for name in source.NOTEBOOKS:
+        notebook.run_notebook(name, parameters(folder), folder / "executed")
     return folder
 
 
 def test_every_notebook_runs_without_error_or_warning(workbook):
-    for name in runs.NOTEBOOKS:
-        notebook = nbformat.read(workbook / "executed" / f"{name}.ipynb", as_version=4)
-        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    for name in source.NOTEBOOKS:
+        executed = nbformat.read(workbook / "executed" / f"{name}.ipynb", as_version=4)
+        outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
         assert outputs, name
         kinds = {output.output_type for output in outputs}
         assert "error" not in kinds, name
@@ -83,13 +83,13 @@ def test_rankings_hold_every_image_once(workbook):
 
 def test_provenance_is_recorded_for_every_notebook(workbook):
     recorded = json.loads((workbook / "results/run.json").read_text())
-    assert tuple(recorded) == runs.NOTEBOOKS
+    assert tuple(recorded) == source.NOTEBOOKS
     for run in recorded.values():
         assert run["seconds"] >= 0
         assert run["peak_memory_mib"] > 10
         assert run["parameters"]["limit"] == 24
         assert run["versions"]["keras"]
-        assert len(run["dataset_sha256"]) == 64
+        assert len(run["facts"]["dataset_sha256"]) == 64
 
 
 def test_figures_come_as_png_and_pdf(workbook):
@@ -101,38 +101,78 @@ def test_figures_come_as_png_and_pdf(workbook):
 
 def test_a_second_run_extracts_nothing(workbook, tmp_path):
     again = {**parameters(workbook), "results_dir": str(tmp_path)}
-    target, _ = runs.run_notebook("02_extract_features", again, tmp_path)
+    target = notebook.run_notebook("02_extract_features", again, tmp_path)
     assert target.read_text().count("extraction skipped") == 3
 
 
-def test_one_method_scores_the_same_in_any_kernel_and_in_notebook_04(
-    workbook, tmp_path
+def test_what_is_on_record_is_what_a_sweep_expects(workbook, monkeypatch, tmp_path):
+    """Seen from another folder, without running anything."""
+    monkeypatch.chdir(tmp_path)
+    recorded = record.read_runs(workbook / "results/run.json")
+    loader = Loader()
+    for name in source.NOTEBOOKS[1:]:
+        given = source.complete(name, parameters(workbook))
+        facts = record.facts(name, given, loader.experiment(given).facts)
+        assert recorded[name]["identity"] == record.identity.digest(facts)
+        assert str(workbook) not in json.dumps(recorded[name])
+
+
+@pytest.fixture(scope="module")
+def experiment(workbook):
+    """What the notebooks ran, opened from here."""
+    given = source.complete(source.NOTEBOOKS[4], parameters(workbook))
+    return Loader().experiment(given)
+
+
+ROWS = [
+    {"aggregation": "sum", "dimensions": 0},
+    {"aggregation": "online"},
+    {"aggregation": "offline", "num_classes": 1},
+    {"aggregation": "offline", "num_classes": 4},
+]
+
+
+@pytest.fixture(scope="module")
+def table(workbook, tmp_path_factory):
+    """Folder and rows of a table of methods, with times."""
+    folder = tmp_path_factory.mktemp("table")
+    own = {"rows": ROWS, "timed": True, "query_expansion": 0, "rerank": 0}
+    own |= {"results_dir": str(folder), "cap_dimensions": True}
+    notebook.run_notebook("method_table", parameters(workbook) | own, folder)
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_table_of_methods_scores_as_notebook_04(workbook, table):
+    _, rows = table
+    assert [row["method"] for row in rows] == [
+        "Raw features",
+        "OnA, 4 classes",
+        "OfA, 1 class",
+        "OfA, 4 classes",
+    ]
+    assert all(row.pop("seconds_query") > 0 for row in rows)
+    evaluated = json.loads((workbook / "results/metrics.json").read_text())
+    there = {row["slug"]: row for row in evaluated}
+    for row in rows:
+        for column in ("mAP", "mAP_low", "whitening_vectors", "setting"):
+            assert row[column] == there[row["slug"]][column]
+
+
+def test_rows_of_one_experiment_are_collected_and_others_named(
+    workbook, experiment, tmp_path
 ):
-    """A warm kernel has run another cell before; a cold one starts from nothing."""
-    chosen = {**parameters(workbook), "query_expansion": 0, "rerank": 0}
-    other = {**chosen, "aggregation": "offline", "num_classes": 8}
-    places = {name: str(tmp_path / name) for name in ("other", "warm", "cold")}
-    with sweeps.WarmKernel(threads=2) as kernel:
-        kernel.run("one_method", other | {"results_dir": places["other"]}, tmp_path)
-        kernel.run("one_method", chosen | {"results_dir": places["warm"]}, tmp_path)
-    runs.run_notebook("one_method", chosen | {"results_dir": places["cold"]}, tmp_path)
-    rows = {}
-    for name, place in places.items():
-        (rows[name],) = json.loads((Path(place) / "metrics.json").read_text())
-        assert rows[name].pop("seconds_query") > 0
-    assert rows["warm"] == rows["cold"] != rows["other"]
-    table = json.loads((workbook / "results/metrics.json").read_text())
-    assert rows["cold"] in table
-    recorded = json.loads((tmp_path / "warm/run.json").read_text())["one_method"]
-    evaluated = json.loads((workbook / "results/run.json").read_text())
-    assert recorded["dataset_sha256"] == evaluated[runs.NOTEBOOKS[4]]["dataset_sha256"]
+    ours, left_out = comparison.collect(workbook / "results", experiment)
+    assert left_out == [] and set(ours["sweep"]) == {"metrics", "ablation"}
+    with pytest.raises(RunError, match=r"rows left out \(power: 2.0 there, 1.0 here\)"):
+        other = source.complete(
+            source.NOTEBOOKS[4], parameters(workbook) | {"power": 1.0}
+        )
+        comparison.collect(workbook / "results", Loader().experiment(other))
 
 
 def test_a_failing_notebook_names_the_cell_and_the_error(tmp_path):
-    with pytest.raises(
-        runs.RunError, match=r"00_prepare_data failed in cell \d+.*nope"
-    ):
-        runs.run_notebook(
+    with pytest.raises(RunError, match=r"00_prepare_data failed in cell \d+.*nope"):
+        notebook.run_notebook(
             "00_prepare_data",
             {"dataset": "nope", "results_dir": str(tmp_path)},
             tmp_path,

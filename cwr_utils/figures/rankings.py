@@ -37,7 +37,7 @@ class _Strip:
     credits: Sequence[str] = ()
     query_box: Box | None = None
     title: str = ""
-    ranks: Sequence[int] = ()
+    ranks: Sequence[int | str] = ()
     query_credit: str = ""
 
     def __post_init__(self):
@@ -63,7 +63,7 @@ def result_strip(
     credits: Sequence[str] = (),
     query_box: Box | None = None,
     title: str = "",
-    ranks: Sequence[int] = (),
+    ranks: Sequence[int | str] = (),
 ) -> Figure:
     """The query and its best results, framed by relevance, with rank and score.
 

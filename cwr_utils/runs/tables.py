@@ -1,0 +1,113 @@
+"""Tables of methods: measured, written, read again, joined and shown."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cwr_utils import files, identity
+from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.runs.source import METHOD_FIELDS, RunError
+
+
+def methods(namespace: Mapping[str, Any]) -> list[Method]:
+    """One method for each of a notebook's `rows`, which may leave out fields.
+
+    Args:
+        namespace: the notebook's `globals()`; what a row leaves out is in its
+            parameters.
+    """
+    usual = {name: namespace[name] for name in METHOD_FIELDS}
+    return [Method(**{**usual, **row}) for row in namespace["rows"]]
+
+
+def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series:
+    """Seconds a query of each method: to describe the stored vectors and to rank.
+
+    Each method has the stores to itself, so that no time is another one's; its
+    whitening is fitted before.
+
+    Returns:
+        By `Method.slug`.
+    """
+    seconds = {}
+    for method in methods:
+        collection = Collection.open(experiment)
+        collection.whitening(method)
+        begun = time.monotonic()
+        collection.run(method)
+        seconds[method.slug] = time.monotonic() - begun
+    return pd.Series(seconds, name="seconds_query") / len(experiment.data.queries)
+
+
+def side_by_side(
+    rows: pd.DataFrame, experiment: Experiment
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that were measured in one experiment, and why the others are not.
+
+    Args:
+        rows: of `Collection.row`.
+        experiment: the one whose rows may stand side by side.
+
+    Returns:
+        Its rows; a text for the rows of each other experiment.
+    """
+    facts = experiment.facts
+    here = {"protocol": experiment.setup.protocol.name, **facts}
+    here = {name: here[name] for name in rows if name in here}
+    rows = rows.assign(setting=rows.get("setting"))
+    same = rows["setting"] == identity.digest(facts)
+    texts = []
+    for _, others in rows[~same].groupby("setting", dropna=False, sort=False):
+        there = others.iloc[:1].to_dict("records")[0]
+        reasons = identity.differences({name: there[name] for name in here}, here)
+        why = "; ".join(reasons) or "made by an earlier version or with other flags"
+        texts.append(f"{len(others)} rows left out ({why}).")
+    return rows[same], texts
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table by the ending of its name: CSV, or JSON as a list of rows."""
+    if Path(path).suffix == ".json":
+        files.write_json(path, json.loads(table.to_json(orient="records")))
+    else:
+        files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table that an earlier notebook wrote.
+
+    Raises:
+        RunError: if it is not there; says which notebook writes it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RunError(f"No {path}: run notebooks 03 and 04 with this results_dir.")
+    if path.suffix == ".json":
+        return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+    return pd.read_csv(path)
+
+
+def format_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a table of methods that a person reads, mAP to three places."""
+    numbers = [name for name in ("mAP", "mAP_low", "mAP_high") if name in table]
+    shown = table[["method", "dimensions"]].copy()
+    shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
+    # Where no query has positives, JSON has null and pandas an object.
+    shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
+    if "mAP_low" in table:
+        shown["95 %"] = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
+    return shown.rename(columns={"dimensions": "D"})
+
+
+def to_markdown(table: pd.DataFrame, last: str = "---:") -> str:
+    """A small table in Markdown, the last column aligned to the right or by `last`."""
+    head = "| " + " | ".join(map(str, table.columns)) + " |"
+    rule = "|" + "---|" * (len(table.columns) - 1) + f"{last}|"
+    rows = [
+        "| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)
+    ]
+    return "\n".join([head, rule, *rows]) + "\n"
