@@ -178,7 +178,7 @@ def embedding_picture(
     if room > 0:
         rows = sorted(rows + others[:: max(1, -(-len(others) // room))])
     names = [data.images[row] for row in rows]
-    _, descriptors = collection.describe(method, 0)
+    _, descriptors = collection.descriptors(method, 0)
     return {
         "points": embedding(descriptors[rows], seed),
         "photos": [read_image(data.path(name)) for name in names],
@@ -335,7 +335,7 @@ def pipeline_picture(
         "box": query.box,
         "heat": {names[c]: cams[..., i] for i, c in enumerate(classes[:3])},
         "vectors": vectors.astype(np.float32),
-        "descriptor": collection.describe(method, number)[0],
+        "descriptor": collection.descriptors(method, number)[0],
         "results": [row[:2] for row in found],
         "class_names": [names[c] for c in classes],
         "credit": "; ".join(filter(None, credits)),

@@ -185,7 +185,7 @@ def test_theme_uses_one_list_for_queries_and_database(make, data, stores):
     assert retrieving.theme == aggregation.theme_classes(top, tiny.CLASSES)
     fixed = make(theme=[3, 1, 0, 5, 2])
     assert fixed.theme == [3, 1, 0, 5, 2]
-    vector, _ = fixed.describe(THEME, 2)
+    vector, _ = fixed.descriptors(THEME, 2)
     fitted = fixed.whitening(THEME)
     vectors = queries.read("class_vectors")[2, [3, 1, 0, 5]]
     np.testing.assert_allclose(
@@ -486,7 +486,7 @@ def test_moved_rows_are_those_that_are_expanded_and_searched(make, data):
         result = retrieving.run(method)
         plain = retrieving.run(replace(method, query_expansion=0))
         for number, query in enumerate(data.queries):
-            vector, index = retrieving.describe(method, number)
+            vector, index = retrieving.descriptors(method, number)
             index = index.copy()
             if moves == "query":
                 for image, match in result.matches[query.name].items():
@@ -501,9 +501,9 @@ def test_a_run_leaves_the_shared_descriptors_as_they_were(make):
     for moves in ("query", "run"):
         retrieving = make(rerank_moves_index=moves)
         before = retrieving.run(OFFLINE)
-        index = retrieving.describe(OFFLINE, 0)[1].copy()
+        index = retrieving.descriptors(OFFLINE, 0)[1].copy()
         retrieving.run(replace(OFFLINE, **RERANK, query_expansion=2))
-        np.testing.assert_array_equal(retrieving.describe(OFFLINE, 0)[1], index)
+        np.testing.assert_array_equal(retrieving.descriptors(OFFLINE, 0)[1], index)
         assert same(retrieving.run(OFFLINE), before)
 
 
@@ -536,7 +536,7 @@ def test_expansion_sums_the_first_rows_and_perhaps_the_query(make, data, with_qu
     base = retrieving.run(ONLINE)
     result = retrieving.run(replace(ONLINE, query_expansion=3))
     for number, query in enumerate(data.queries):
-        vector, index = retrieving.describe(ONLINE, number)
+        vector, index = retrieving.descriptors(ONLINE, number)
         best = [data.images.index(n) for n in base.rankings[query.name][:3]]
         expanded = index[best].sum(axis=0) + (vector if with_query else 0)
         got = in_database_order(result, query.name, data.images)

@@ -188,7 +188,7 @@ def test_an_empty_class_adds_nothing_or_the_class_before_it(world):
         np.testing.assert_allclose(got, expected / np.linalg.norm(expected), atol=1e-5)
         theme = world(replace(CORRECTED, repeat_previous_class=repeat), classes)
         method = Method("theme", 3, 3, 12)
-        row = theme.describe(method, 0)[1][0]
+        row = theme.descriptors(method, 0)[1][0]
         naive = reference_search.descriptor(
             vectors[classes], theme.whitening(method), repeat
         )

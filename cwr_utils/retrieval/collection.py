@@ -254,7 +254,7 @@ class Collection:
         """Describe the database offline for several N_C in one pass over the store."""
         self.space(method).offline(num_classes)
 
-    def describe(self, method: Method, query: int) -> tuple[np.ndarray, np.ndarray]:
+    def descriptors(self, method: Method, query: int) -> tuple[np.ndarray, np.ndarray]:
         """Descriptors of one query and of the database for it.
 
         Args:
@@ -264,12 +264,12 @@ class Collection:
         Returns:
             (D,) and (N, D), l2-normalised; the latter is shared, not a copy.
         """
-        return next(self._describe(method, [query]))
+        return next(self._descriptors(method, [query]))
 
-    def _describe(
+    def _descriptors(
         self, method: Method, queries: Sequence[int]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`describe` for several queries; classes that many have cost less."""
+        """`descriptors` for several queries; classes that many have cost less."""
         if not method.by_class:
             name, fitted = method.aggregation, self.whitening(method)
             database = baseline(self.database, name, fitted)
@@ -308,7 +308,7 @@ class Collection:
             leave=False,
             disable=not method.rerank or len(queries) < 2,
         )
-        described = self._describe(method, range(len(queries)))
+        described = self._descriptors(method, range(len(queries)))
         moves, index = self.setup.protocol.rerank_moves_index, None
         for number, (query, (vector, descriptors)) in enumerate(
             zip(progress, described, strict=True)

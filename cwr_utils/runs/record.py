@@ -175,7 +175,9 @@ def run_name(parameters: Mapping[str, Any]) -> str:
             continue
         is_number = isinstance(value, int | float)
         is_path = name in source.PLACES and value not in (None, "imagenet")
-        shown = f"{value:g}" if is_number else f"_{label(value) if is_path else value}"
+        shown = (
+            f"{value:g}" if is_number else f"_{label(str(value)) if is_path else value}"
+        )
         words.append(name + shown)
     return file_name("-".join(words))
 
