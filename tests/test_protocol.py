@@ -232,6 +232,34 @@ def test_query_classes_come_from_one_of_three_passes(network):
         np.testing.assert_array_equal(other["class_vectors"], scaled["class_vectors"])
 
 
+def test_a_crop_is_scaled_as_its_photo_is_in_width_and_in_height():
+    """128x64 at 64x48: a half in width, three quarters in height."""
+    photo = tiny.scene(3)[:64, :128]
+    got = Describer(SETUP).describe_query(photo, (2.0, 2.0, 122.0, 62.0))["logits"]
+    # 60 and 45 pixels, to multiples of 16.
+    expected = cv2.resize(photo[2:62, 2:122], (64, 48), interpolation=cv2.INTER_AREA)
+    expected = SETUP.network.maps(expected[None], tiny.LAYER)["logits"][0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_box_around_the_whole_photo_is_no_box():
+    """Enlarged or shrunk, whatever multiple of 16 the size is not."""
+    for size, resize in (((40, 30), "100x72"), ((160, 120), "100x72")):
+        photo = cv2.resize(tiny.scene(3), size)
+        describer = Describer(tiny.setup(resize=resize))
+        whole = describer.describe_query(photo, (0.0, 0.0, *map(float, size)))
+        for name, value in describer.describe_query(photo, None).items():
+            np.testing.assert_allclose(whole[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_crop_that_is_enlarged_is_enlarged_as_a_photo_is():
+    photo = tiny.scene(3)[:24, :32]
+    got = Describer(SETUP).describe_query(photo, (0.0, 0.0, 24.0, 24.0))["logits"]
+    expected = cv2.resize(photo[:, :24], (48, 48), interpolation=cv2.INTER_LINEAR)
+    expected = SETUP.network.maps(expected[None], tiny.LAYER)["logits"][0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 def test_the_same_pass_over_the_whole_photo_has_its_own_logits(network):
     photo = tiny.scene(3)[:96, :128]
     describer = Describer(tiny.setup(query_classes="same pass"))
