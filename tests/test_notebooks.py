@@ -142,6 +142,13 @@ def test_closes_with_what_we_saw(notebook):
     assert re.match(r"## What we saw\b", last.source), last.source[:60]
 
 
+def test_what_was_seen_on_the_demo_says_so_and_has_no_numbers(path, notebook):
+    """It goes from the copies of other runs; what was measured is printed by code."""
+    last = notebook.cells[-1]
+    assert (last.metadata.get("tags") == ["demo"]) == (path in NUMBERED)
+    assert not re.search(r"\d\.\d|\d (points|%|MiB)", last.source)
+
+
 def test_a_parameter_has_one_default():
     defaults = defaultdict(dict)
     for path in PATHS:

@@ -433,6 +433,27 @@ def execute(monkeypatch):
     return execute
 
 
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ({}, True),
+        ({"limit": 0, "results_dir": "/x", "data_root": "/y"}, True),
+        ({"limit": 3}, False),
+        ({"dataset": "street"}, False),
+    ],
+)
+def test_what_was_seen_on_the_demo_is_in_its_executed_copy_alone(
+    execute, tmp_path, parameters, shown
+):
+    target = notebook.run_notebook(PREPARE, parameters, tmp_path)
+    cells, all_cells = (
+        nbformat.read(path, as_version=4).cells
+        for path in (target, source.path(PREPARE))
+    )
+    assert ("What we saw" in cells[-1].source) == shown
+    assert len(cells) == len(all_cells) - (not shown)
+
+
 def test_a_notebook_gets_the_parameters_that_it_knows(execute, tmp_path):
     parameters = {"limit": "3", "rerank": 5, "dataset": "street"}
     target = notebook.run_notebook(PREPARE, parameters, tmp_path / "new/folder")

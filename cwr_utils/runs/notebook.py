@@ -82,7 +82,9 @@ def run_notebook(
             f"{name} stopped: {error}. Often memory ran out; `limit` takes a slice.\n"
             f"The executed copy shows where: {target}"
         ) from error
-    slim(target)
+    where = ("data_root", "whitening_root", "cache_dir", *source.FOLDERS)
+    is_demo = all(v == known[k] for k, v in chosen.items() if k not in where)
+    slim(target, without="" if is_demo else "demo")
     return target
 
 
@@ -126,14 +128,21 @@ def side_by_side(
             raise
 
 
-def slim(path: Path) -> None:
+def slim(path: Path, without: str = "") -> None:
     """Make an executed notebook fit to be kept.
 
     Widgets go, which are blank without a kernel (progress bars; of an explorer its
     picture stays), as do paths of this machine, and large pictures get a palette of 256
     colours.
+
+    Args:
+        path: of the notebook.
+        without: tag of cells that go: "demo" of those that say what was seen there.
     """
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [
+        cell for cell in notebook.cells if without not in cell.metadata.get("tags", ())
+    ]
     notebook.metadata.pop("widgets", None)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
