@@ -108,6 +108,18 @@ def test_they_add_up_to_the_score_of_every_image(make, method, flags):
         assert table["contribution"].iloc[-1] == pytest.approx(rest, abs=3e-3)
 
 
+def test_a_result_is_explained_without_another_search(make, monkeypatch):
+    """Of an expanded query too: what was averaged is part of the result."""
+    collection = only(make(), 1)
+    plain = collection.run(METHODS[-2]).rankings["query1"]
+    result = collection.run(METHODS[-1])
+    assert result.averaged == {"query1": plain[:2]}
+    assert collection.run(ONLINE).averaged == {"query1": []}
+    monkeypatch.setattr(collection, "run", None)
+    for image in result.rankings["query1"][:3]:
+        assert len(class_contributions(collection, result, 0, image)) > 1
+
+
 def test_online_shares_all_classes_and_offline_only_some(make):
     collection = only(make(), 1)
     top = collection.top_classes[0].tolist()

@@ -12,11 +12,12 @@ import tiny
 from cv2 import imencode
 from PIL import Image
 
-from cwr_utils import runs, widgets
+from cwr_utils import widgets
 from cwr_utils.figures import RELEVANCE, panels
 from cwr_utils.images import ImageError
 from cwr_utils.inspection import look
 from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.runs.notebook import slim
 from cwr_utils.store import MemoryStore
 from cwr_utils.widgets import CamView, SearchView, controls
 from cwr_utils.widgets.search import ask
@@ -383,7 +384,7 @@ def test_a_picture_stands_in_where_no_kernel_runs(explorer, viewer, tmp_path):
         cell = nbformat.v4.new_code_cell("explorer", outputs=[output])
         path = tmp_path / "executed.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-        runs.slim(path)
+        slim(path)
         (kept,) = nbformat.read(path, as_version=4).cells[0].outputs
         assert set(kept["data"]) == {"image/jpeg", "text/plain"}
 
