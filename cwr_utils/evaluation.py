@@ -440,28 +440,6 @@ def write_rankings(rankings: Mapping[str, Sequence[str]], folder: str | Path) ->
         path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_rankings(folder: str | Path) -> dict[str, list[str]]:
-    """Read what `write_rankings` wrote, or another program, with LF or CRLF ends.
-
-    Returns:
-        Query name -> image names, best first; queries in alphabetical order.
-
-    Raises:
-        FileNotFoundError: if there is no ranking file.
-    """
-    folder = Path(folder)
-    rankings = {}
-    for path in sorted(folder.rglob("*.txt")):
-        # Text mode turns CRLF into LF; splitlines() would also split at characters
-        # that may stand in a file name.
-        names = path.read_text(encoding="utf-8-sig").split("\n")
-        query = path.relative_to(folder).as_posix().removesuffix(".txt")
-        rankings[query] = [name for name in names if name]
-    if not rankings:
-        raise FileNotFoundError(f"no ranking files (<query>.txt) in {folder}.")
-    return rankings
-
-
 def _hits(ranking, positives, junk) -> np.ndarray:
     """Whether each ranked image that is not junk is a positive, bool (L,)."""
     both = set(positives) & set(junk)
