@@ -5,4 +5,4 @@ Jimenez, Alvarez and Giro-i-Nieto, "Class-Weighted Convolutional Features for
 Visual Instance Search", BMVC 2017. Importing it loads no deep-learning library.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
