@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -607,6 +608,16 @@ def test_folders_start_from_the_notebooks(photos, tmp_path, monkeypatch):
         workbench.load_data("frist", "", "../plain", "")
 
 
+def test_queries_without_a_right_answer_are_refused_before_they_are_described(photos):
+    first = photos / "asked"
+    shutil.copytree(photos / "plain", first)
+    image = sorted(first.glob("*.png"))[0].stem
+    (first / "queries.csv").write_text(f"image\n{image}\n")
+    assert len(datasets.load(str(first)).queries) == 1
+    with pytest.raises(DatasetError, match=r"asked has no queries .* a groups\.csv"):
+        workbench.load_data(str(first), "", str(photos / "other"), "")
+
+
 def test_two_folders_of_one_name_are_refused(photos):
     """Their stores would share a folder."""
     with pytest.raises(DatasetError, match="Two folders are called 'first'.*rename"):
@@ -621,7 +632,7 @@ def test_a_data_set_without_distractors_cannot_whiten_itself(photos):
 
 
 def test_a_folder_without_queries_is_refused(photos):
-    with pytest.raises(DatasetError, match=r"plain has no queries: .* a groups\.csv"):
+    with pytest.raises(DatasetError, match=r"plain has no queries .* a groups\.csv"):
         workbench.load_data(str(photos / "plain"), "", str(photos / "first"), "")
 
 

@@ -35,15 +35,8 @@ SWEEP_NOTEBOOKS = ("method_table",)
 METHOD_FIELDS = tuple(field.name for field in fields(Method))
 FOLDERS = ("results_dir", "figures_dir")
 # Where something is: what is there counts for a run, not where.
-PLACES = (
-    "dataset",
-    "data_root",
-    "whitening_dataset",
-    "whitening_root",
-    "weights",
-    "cache_dir",
-    *FOLDERS,
-)
+PLACES = ("dataset", "data_root", "whitening_dataset", "whitening_root", "weights")
+PLACES += ("cache_dir", *FOLDERS)
 # Texts that may be None though they have a default.
 _OPTIONAL = ("weights", "resize")
 _NOTHING = ("", "none", "None", "null")
@@ -146,7 +139,9 @@ def _read(kind: type, value: Any) -> Any:
         rows = yaml.safe_load(value) if isinstance(value, str) else value
         if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
             raise TypeError
-        return [_row(row) for row in rows]
+        for name in (name for row in rows for name in row):
+            _require(name, METHOD_FIELDS, "A method has no")
+        return [{n: typed(n, value) for n, value in row.items()} for row in rows]
     if kind is bool and isinstance(value, str):
         return {"true": True, "false": False}[value.lower()]
     if isinstance(value, str) or (kind is float and type(value) is int):
@@ -154,12 +149,6 @@ def _read(kind: type, value: Any) -> Any:
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError
     return value
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    for name in row:
-        _require(name, METHOD_FIELDS, "A method has no")
-    return {name: typed(name, value) for name, value in row.items()}
 
 
 def parse(texts: Sequence[str]) -> dict[str, Any]:

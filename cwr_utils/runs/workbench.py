@@ -83,11 +83,12 @@ def load_data(
             two folders have the same name.
     """
     loaded = _load(dataset, data_root)
-    if not loaded.queries:
+    if not any(query.positives for query in loaded.queries):
         raise datasets.DatasetError(
-            f"{loaded.name} has no queries: {loaded.note}. They come from a groups.csv "
-            "(columns image, group: photos of one group show the same thing) or a "
-            "queries.csv (columns image, and x1, y1, x2, y2 for a box) in the folder."
+            f"{loaded.name} has no queries with a right answer: {loaded.note}. They "
+            "come from a groups.csv in the folder (columns image, group: photos of one "
+            "group show the same thing); a queries.csv (image, and x1, y1, x2, y2 for "
+            "a box) chooses among them."
         )
     training = _load(whitening_dataset, whitening_root)
     if training.name == loaded.name:
