@@ -68,8 +68,8 @@ def searches(tmp_path_factory):
 def test_the_official_program_agrees_on_the_files(searches, tmp_path):
     data, rankings, truth = searches
     evaluation.write_rankings(rankings, tmp_path)
-    for name, ranking in rankings.items():
-        assert (tmp_path / f"{name}.txt").read_text().split() == ranking
+    for name, names in rankings.items():
+        assert (tmp_path / f"{name}.txt").read_text().split() == names
     # As the ground truth says: the query's photo counts only where it is listed.
     table = evaluation.evaluate(rankings, map(_as_listed, data.queries), False)
     expected = [
