@@ -91,9 +91,9 @@ def evaluate(
         queries: those to score.
         self_match: True counts the query's own image as a positive, as the classic
             protocol does (a free hit at rank 1); False makes it junk, whatever the
-            ground truth says about it. None asks the ground truth, for each query:
-            a positive where it is listed as one. Revisited Oxford and Paris have no
-            query image in the database: None or False.
+            ground truth says about it. None is what the official program does: the
+            ground truth is taken as it is, query by query, and an own image that is
+            in none of its lists is a wrong answer like any other.
 
     Returns:
         One row a query, in order. `ap`: 0..1, NaN where there are no positives (such a
@@ -135,15 +135,15 @@ def ground_truth(
 
     Args:
         query: with `image`, `positives` and `junk`.
-        self_match: whether the query's own image is a positive; else it is junk. None:
-            if the ground truth lists it.
+        self_match: whether the query's own image is a positive; else it is junk. None
+            leaves it where the ground truth has it.
 
     Returns:
         Two sets of image names.
     """
-    own = {query.image}
     if self_match is None:
-        self_match = query.image in query.positives
+        return set(query.positives), set(query.junk)
+    own = {query.image}
     if self_match:
         return set(query.positives) | own, set(query.junk) - own
     return set(query.positives) - own, set(query.junk) | own
