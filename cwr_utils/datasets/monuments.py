@@ -170,7 +170,7 @@ def load_whitening(
         {**paths, **photos.paths},
         (),
         f"{len(held_out)} photographs of buildings that are not in monuments, and "
-        f"{photos.note}",
+        f"{photos.note.replace('no buildings, ', '')}",
         {**credits, **photos.credits},
         advice=f"Delete {folder} to fetch it again.",
         facts=photos.facts,
