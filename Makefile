@@ -36,7 +36,7 @@ lint: $(STAMP)  ## check style, types and stripped notebooks; changes nothing
 	$(BIN)/pyright
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
 
-bench: $(STAMP)  ## time two ways of each step, into results/benchmarks
+bench: $(STAMP)  ## time two ways of each step, into results/runs/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable \
 	  --benchmark-only --timeout 0
 

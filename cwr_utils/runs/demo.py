@@ -101,7 +101,8 @@ def publish(names: Sequence[str] = ()) -> None:
         _copy(executed, source.ROOT / "results/executed" / names[0])
     for name in names:
         results = source.ROOT / "results/runs" / name
-        if not any((results / file).exists() for file in ("run.json", "metrics.csv")):
+        finished = ("run.json", "metrics.csv", "table.md")  # the last of benchmarks
+        if not any((results / file).exists() for file in finished):
             raise RunError(f"No finished run is in {results}.")
         shown = re.sub(r"-[0-9a-f]{8}(?![^-_/])", "", name)
         for part in ("results", "figures"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.plugin import get_cpu_info
 
-RESULTS = Path(__file__).resolve().parents[2] / "results" / "benchmarks"
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "runs" / "benchmarks"
 VERSIONS = ["numpy", "keras", "tensorflow", "tensorstore", "opencv-python-headless"]
 
 
