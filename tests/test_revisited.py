@@ -195,7 +195,7 @@ def test_a_ground_truth_cut_anywhere_is_an_error(root):
         (ground_truth() | {"imlist": [1, 2]}, "a name of an image is no text"),
         (ground_truth(lambda v: np.array(v, object)), "array of 'O8' instead of num"),
         (ground_truth(lambda v: np.array([v, v])), "instead of a list"),
-        (b"<!DOCTYPE html>", "UnpicklingError"),
+        (b"<!DOCTYPE html>", "KeyError 60"),
     ],
 )
 def test_a_ground_truth_of_something_else_is_named(root, content, message):
