@@ -190,7 +190,7 @@ def test_state_dict_that_does_not_fit_is_named(tmp_path, state, key, value, mess
 def test_malicious_file_is_refused(tmp_path):
     evil = b"\x80\x02cos\nsystem\n(S'false'\ntR."
     path = write_torch_zip(tmp_path / "net.pth", {}, evil)
-    with pytest.raises(networks.WeightsError, match="nothing was run"):
+    with pytest.raises(networks.WeightsError, match="Nothing was run"):
         load(path)
 
 

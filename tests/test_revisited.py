@@ -132,8 +132,31 @@ def test_a_pickle_of_python_2_is_read(root):
     path = root / "old.pkl"
     path.write_bytes(b"\x80\x02(" + text("a") + array + b"l.")
     with path.open("rb") as file:
-        unpickler = revisited._PlainUnpickler(file, encoding="latin-1")
-        assert revisited._plain(unpickler.load()) == ["a", [1, 200]]
+        text, array = revisited._TruthUnpickler(file, encoding="latin-1").load()
+    assert (text, array.values) == ("a", [1, 200])
+
+
+LAUGHING = b"\x80\x02]q\x00" + b"".join(
+    b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(60)
+)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02]q\x00h\x00a.",  # a list in itself
+        b"\x80\x02" + b"(" * 2000 + b"t" * 2000 + b".",
+        LAUGHING + b".",  # of 2**60 elements, if one were to write them out
+        LAUGHING + b"Q.",
+        b"\x80\x02K\x00r\xff\xff\xff\x0f.",  # kept under the number 2**28
+        b"\x80\x05\x96\xff\xff\xff\x7f\0\0\0\0.",  # so many bytes, none of them there
+        b"\x82\x01.",  # an extension that nobody registered: a plain ValueError
+    ],
+)
+def test_a_strange_ground_truth_is_refused_at_once(root, data):
+    write_truth(root, data)
+    with pytest.raises(DatasetError, match=r"gnd_roxford5k\.pkl is damaged or no"):
+        datasets.load("roxford5k", root)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +195,7 @@ def test_a_ground_truth_cut_anywhere_is_an_error(root):
         (ground_truth() | {"imlist": [1, 2]}, "a name of an image is no text"),
         (ground_truth(lambda v: np.array(v, object)), "array of 'O8' instead of num"),
         (ground_truth(lambda v: np.array([v, v])), "instead of a list"),
-        (b"<!DOCTYPE html>", "UnpicklingError"),
+        (b"<!DOCTYPE html>", "KeyError 60"),
     ],
 )
 def test_a_ground_truth_of_something_else_is_named(root, content, message):

@@ -91,6 +91,7 @@ def test_the_last_of_two_values_counts():
         ("rows=3", "`rows` must be a list of mappings, .*; got '3'"),
         ("rows=[3]", "`rows` must be a list of mappings, .*"),
         ("rows=[a", "`rows` must be a list of mappings, .*"),
+        ("rows=" + "[" * 999, "`rows` must be a list of mappings, .*"),
         (
             "rows=[{num_clases: 3}]",
             "A method has no `num_clases`: did you mean num_classes?",
@@ -105,7 +106,10 @@ def test_what_is_no_parameter_is_refused(text, message):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("limit", True), ("power", False), ("dataset", 7), ("limit", None)],
+    [
+        *[("limit", True), ("power", False), ("dataset", 7), ("limit", None)],
+        ("power", 10**400),
+    ],
 )
 def test_values_from_a_file_have_kinds_too(name, value):
     with pytest.raises(RunError, match=f"`{name}` must be a .*; got {value!r}"):

@@ -117,6 +117,13 @@ def test_rows_and_points_of_a_curve_are_methods_of_every_cell(tmp_path):
     assert cells["power-1.0"]["dimensions"] == 5
 
 
+def test_a_file_of_nothing_but_brackets_is_refused(tmp_path):
+    file = tmp_path / "deep.yaml"
+    file.write_text("[" * 2000)
+    with pytest.raises(RunError, match=r"deep\.yaml: "):
+        sweeps.Sweep.read(file)
+
+
 def test_values_become_what_the_parameter_is(tmp_path):
     """Or one that is written in another way would run again."""
     given = {"power": "1e-3", "weights": "none", "limit": 3}

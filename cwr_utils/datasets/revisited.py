@@ -25,6 +25,7 @@ from cwr_utils.datasets import oxford_paris
 from cwr_utils.datasets.base import Dataset, DatasetError, Query, checked_dataset
 from cwr_utils.datasets.download import RemoteFile, fetch
 from cwr_utils.evaluation import revisited_ground_truth
+from cwr_utils.pickles import PlainUnpickler
 
 BASES = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
 _TOWNS = ("oxford", "paris_general")
@@ -125,22 +126,20 @@ def _read_truth(path: Path) -> tuple[list[str], list[str], list[dict]]:
     try:
         with path.open("rb") as file:
             # Python 2 wrote it: its strings are bytes.
-            content = _plain(_PlainUnpickler(file, encoding="latin-1").load())
-        images, queries, labels = (content[k] for k in ("imlist", "qimlist", "gnd"))
+            content = _TruthUnpickler(file, encoding="latin-1").load()
+        keys = ("imlist", "qimlist", "gnd")
+        images, queries, labels = (_list(content[key]) for key in keys)
         if len(queries) != len(labels):
             raise ValueError(f"{len(queries)} queries, {len(labels)} ground truths")
         if not all(isinstance(image, str) for image in (*images, *queries)):
             raise ValueError("a name of an image is no text")
         for label in labels:
-            label["bbx"] = tuple(float(number) for number in label["bbx"])
+            label["bbx"] = tuple(float(number) for number in _list(label["bbx"]))
             for kind in _KINDS:
-                rows = label[kind]
+                rows = label[kind] = _list(label[kind])
                 if not all(type(r) is int and 0 <= r < len(images) for r in rows):
                     raise ValueError(f"`{kind}` has what is no number of an image")
-    except (
-        *(pickle.UnpicklingError, EOFError, OSError, KeyError, IndexError),
-        *(ValueError, TypeError, AttributeError, OverflowError, MemoryError),
-    ) as error:
+    except Exception as error:  # a damaged pickle raises almost any
         raise DatasetError(
             f"{path} is damaged or no ground truth of the revisited sets: "
             f"{type(error).__name__} {error}. Delete it and fetch it again."
@@ -180,12 +179,8 @@ def _read_array(data: bytes, kind: _Number, shape: tuple, order: str = "C") -> l
     return kind.read(data)
 
 
-class _PlainUnpickler(pickle._Unpickler):
-    """Admits numbers, text, containers, and arrays of numbers.
-
-    A pickle is a program; this one can name nothing outside the closed table, and
-    what the table holds only makes records.
-    """
+class _TruthUnpickler(PlainUnpickler):
+    """Admits arrays of numbers too."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a name up in the closed table; never import it."""
@@ -203,21 +198,11 @@ class _PlainUnpickler(pickle._Unpickler):
             return lambda text, _: text.encode("latin-1")
         if (module, name) == ("__builtin__", "bytes"):  # no bytes
             return lambda: b""
-        raise pickle.UnpicklingError(
-            f"it names {module}.{name}, no plain value: malicious? Nothing was run"
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuse every outside reference."""
-        raise pickle.UnpicklingError(f"it refers to {pid!r:.80} outside")
+        return super().find_class(module, name)
 
 
-def _plain(value: Any) -> Any:
-    """Lists instead of arrays, at any depth."""
-    if isinstance(value, _Array):
-        return list(value.values)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+def _list(value: Any) -> list:
+    """What a pickle has as a list, a tuple or an array."""
+    if not isinstance(value, list | tuple | _Array):
+        raise TypeError(f"{type(value).__name__} instead of a list")
+    return list(value.values if isinstance(value, _Array) else value)

@@ -128,7 +128,10 @@ def typed(name: str, value: Any) -> Any:
         return None
     try:
         return _read(kind, value)
-    except (TypeError, ValueError, LookupError, yaml.YAMLError) as error:
+    except (
+        *(TypeError, ValueError, ArithmeticError, LookupError),
+        *(RecursionError, yaml.YAMLError),
+    ) as error:
         wanted = _KINDS[kind] + (" or none" if optional else "")
         raise RunError(f"`{name}` must be {wanted}; got {value!r}.") from error
 

@@ -92,7 +92,7 @@ class Sweep:
         except jsonschema.ValidationError as error:
             place = ".".join(map(str, error.absolute_path)) or "the file"
             raise RunError(f"{path}, {place}: {error.message}") from error
-        except (OSError, ValueError, yaml.YAMLError, RunError) as error:
+        except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
             raise RunError(f"{path}: {error}") from error
 
 

@@ -6,15 +6,13 @@ storage keys, then for each key an int64 element count and that many little-endi
 values. The zip format has the state dict in ``<folder>/data.pkl`` and each storage
 in a member ``<folder>/data/<key>`` of its own.
 
-A pickle is a program, and an ordinary unpickler runs it. This one looks every
-name up in a closed table, so nothing that the file names is ever imported; the
-table's entries only build records, and the arrays are cut out of the storages
-afterwards, with bounds checked.
+Nothing that the pickles name is ever imported (`pickles`); the arrays are cut out of
+the storages afterwards, with bounds checked.
 """
 
 import math
 import os
-import pickle
+import reprlib
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cwr_utils.networks.importers import WeightsError, describe_start, weight_file
+from cwr_utils.pickles import PlainUnpickler
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -63,24 +62,7 @@ class _Tensor:
     strides: Any
 
 
-# Written in Python: a number in a damaged file, which the one in C takes for the place
-# of a value, makes that fill gigabytes.
-class _PlainUnpickler(pickle._Unpickler):
-    """Admits numbers, strings and containers: no names at all."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse every name."""
-        raise WeightsError(
-            f"the file names {module}.{name} where only plain values belong: "
-            "this is no PyTorch weight file, or a malicious one; nothing was run"
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuse every outside reference."""
-        raise WeightsError(f"unexpected reference {pid!r}: no PyTorch weight file")
-
-
-class _StateDictUnpickler(_PlainUnpickler):
+class _StateDictUnpickler(PlainUnpickler):
     """Admits the three kinds of names that a state dict is made of."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -94,11 +76,7 @@ class _StateDictUnpickler(_PlainUnpickler):
             )
         if module == "torch" and name in _STORAGE_DTYPES:
             return np.dtype(_STORAGE_DTYPES[name])
-        raise WeightsError(
-            f"the file names {module}.{name}; a PyTorch state dict holds only "
-            "OrderedDict, storages and tensors, so this is something else, or "
-            "malicious; nothing was run"
-        )
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Turn ("storage", dtype, key, device, size) into a record.
@@ -109,7 +87,7 @@ class _StateDictUnpickler(_PlainUnpickler):
             case ("storage", np.dtype() as dtype, str(key), _, int(size), *view):
                 if view in ([], [None]):
                     return _Storage(key, dtype, size)
-        raise WeightsError(f"unexpected storage {pid!r} in the state dict")
+        raise WeightsError(f"unexpected storage {reprlib.repr(pid)} in the state dict")
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -149,14 +127,15 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _read_stream(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
     header = {"magic number": MAGIC_NUMBER, "protocol": PROTOCOL_VERSION}
     for what, expected in header.items():
-        found = _PlainUnpickler(file).load()
+        found = PlainUnpickler(file).load()
         if found != expected:
-            raise WeightsError(f"expected the {what} {expected}; got {found!r:.80}")
-    system = _PlainUnpickler(file).load()
+            found = reprlib.repr(found)
+            raise WeightsError(f"expected the {what} {expected}; got {found}")
+    system = PlainUnpickler(file).load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise WeightsError(f"expected a little-endian file; got {system!r:.80}")
+        raise WeightsError(f"expected a little-endian file; got {reprlib.repr(system)}")
     tensors = _StateDictUnpickler(file).load()
-    keys = _PlainUnpickler(file).load()
+    keys = PlainUnpickler(file).load()
     if not isinstance(tensors, dict) or not isinstance(keys, list):
         raise WeightsError("expected a state dict (name -> tensor) and a list of keys")
     storages = _read_storages(file, file_size, _storages_of(tensors), keys)
@@ -197,7 +176,7 @@ def _storages_of(tensors: dict[Any, Any]) -> dict[str, _Storage]:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise WeightsError(
-                f"expected only named tensors; {name!r:.80} is a "
+                f"expected only named tensors; {reprlib.repr(name)} is a "
                 f"{type(tensor).__name__} (a checkpoint instead of a state dict?)"
             )
         storage = tensor.storage
