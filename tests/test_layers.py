@@ -15,6 +15,7 @@ ROWS = {
     "arrays": 0,
     "files": 0,
     "identity": 0,
+    "pickles": 0,
     "protocol": 0,
     "backend": 0,
     "images": 1,
