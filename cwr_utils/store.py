@@ -8,6 +8,7 @@ turn a damaged file into an error.
 """
 
 import glob
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -453,7 +454,10 @@ def begin_part(
         return None
     missing = {name: content for content, name in reversed(list(new.items()))}
     begun = [store for store in found if store.items() == list(missing.items())]
-    place = begun[0].path if begun else f"{path}+{len(found)}"
+    free = (
+        f"{path}+{n}" for n in itertools.count(1) if not Store.exists(f"{path}+{n}")
+    )
+    place = begun[0].path if begun else next(free)
     return Store.create(place, config, missing, arrays, block)
 
 

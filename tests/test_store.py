@@ -1,6 +1,7 @@
 """The store: atomic shards, mismatch errors, reading by class."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -162,3 +163,22 @@ def test_a_path_may_be_relative(tmp_path, monkeypatch):
 def test_a_joined_store_names_what_it_lacks():
     with pytest.raises(StoreError, match="1 images are in none of 0 stores: a"):
         store_module.JoinedStore([], {"a": "0"})
+
+
+def test_a_part_that_was_deleted_does_not_confuse_the_next(tmp_path):
+    def begin(*contents):
+        images = {f"photo{c}": c for c in contents}
+        store = store_module.begin_part(tmp_path / "s", CONFIG, images, ARRAYS, block=3)
+        fill_any(store)
+        return store.path.name
+
+    assert [begin("a"), begin("a", "b"), begin("a", "b", "c")] == ["s", "s+1", "s+2"]
+    shutil.rmtree(tmp_path / "s+1")
+    assert begin("a", "c", "d") == "s+1"
+    opened = store_module.open_parts(tmp_path / "s", CONFIG, {"x": "d", "y": "c"})
+    assert opened.names == ["x", "y"]
+
+
+def fill_any(store):
+    for number, rows in enumerate(store.blocks):
+        store.write_block(number, values(range(len(rows))))
