@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from cwr_utils.datasets import Dataset
@@ -39,7 +40,7 @@ class Experiment:
     theme: Sequence[int] | None = None
     i_know_this_fits_whitening_on_the_test_set: bool = False
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """All that the numbers of a run depend on, besides its method."""
         fitted_on = ""
