@@ -241,7 +241,7 @@ def _usual_method(setup: Setup, training: Dataset | None) -> Method:
         METHOD,
         num_classes=min(METHOD.num_classes, known),
         num_whitening_classes=per_photo,
-        dimensions=max(1, min(METHOD.dimensions, support)),
+        dimensions=max(1, min(METHOD.dimensions, support, setup.channels)),
     )
 
 

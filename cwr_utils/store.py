@@ -63,7 +63,7 @@ class Store:
         """Open the arrays that `meta`, the content of the configuration file, lists."""
         self.path = path
         self.names: list[str] = [name for name, _ in meta["images"]]
-        self.config: dict = meta["config"]
+        self.config: dict = {**meta["config"]}
         self.block: int = meta["block"]
         self.hashes: dict[str, str] = dict(meta["images"])
         self._specs = {
@@ -85,7 +85,7 @@ class Store:
             raise StoreError(f"No store at {path}: run the extraction first.")
         try:
             return cls(path, json.loads(file.read_text()))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{file} is damaged ({error}): delete {path} and extract again."
             ) from error

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -917,7 +918,9 @@ def test_maps_are_shared_under_flags_that_leave_them_as_they_are(data):
     assert usual.under(tiny.setup(resize="shorter:72")) is not usual
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", "cut", "flipped", "version"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"PK\x03\x04", "cut", "flipped", "version", "empty"]
+)
 def test_damaged_maps_are_computed_again(data, tmp_path, capsys, damage):
     name, setup = data.images[0], tiny.setup(tmp_path)
     expected = ImageMaps(data, setup)(name)
@@ -930,6 +933,11 @@ def test_damaged_maps_are_computed_again(data, tmp_path, capsys, damage):
     elif damage == "version":  # of the archive's format: one that nobody wrote yet
         place = content.index(b"PK\x01\x02") + 6
         damage = content[:place] + b"\xff" + content[place + 1 :]
+    elif damage == "empty":  # whose checksum is right
+        with zipfile.ZipFile(file, "w") as archive:
+            for member in ("features.npy", "cam_maps.npy"):
+                archive.writestr(member, b"")
+        damage = file.read_bytes()
     file.write_bytes(damage)
     got = ImageMaps(data, setup)(name)
     np.testing.assert_array_equal(got[0], expected[0])

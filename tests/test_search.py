@@ -271,6 +271,13 @@ def test_few_whitening_photos_give_few_dimensions(make, photos, tmp_path):
     assert make(photos, whitening=few).method.dimensions == 6
 
 
+def test_few_channels_give_few_dimensions(make, photos, monkeypatch):
+    monkeypatch.setattr(search, "METHOD", replace(CLASSES, dimensions=16))
+    index = make(photos)
+    assert index.method.dimensions == index.collection.setup.channels == 12
+    index.search(index.names[0])
+
+
 # The README
 
 

@@ -113,9 +113,13 @@ def test_a_damaged_shard_is_an_error_not_wrong_numbers(tmp_path):
 
 def test_a_damaged_configuration_is_an_error(tmp_path):
     make(tmp_path / "s")
-    (tmp_path / "s" / store_module.CONFIG_FILE).write_text('{"config": {')
-    with pytest.raises(StoreError, match="damaged"):
-        Store.open(tmp_path / "s")
+    file = tmp_path / "s" / store_module.CONFIG_FILE
+    whole = json.loads(file.read_text())
+    parts = [json.dumps({**whole, part: 3}) for part in ("config", "images", "arrays")]
+    for text in ('{"config": {', "[]", *parts):
+        file.write_text(text)
+        with pytest.raises(StoreError, match=r"store\.json is damaged"):
+            Store.open(tmp_path / "s")
     with pytest.raises(StoreError, match="No store"):
         Store.open(tmp_path / "nothing")
 

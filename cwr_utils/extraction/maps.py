@@ -142,7 +142,10 @@ class MapFiles:
         path = self._path(content)
         try:
             with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-                return file["features"], file["cam_maps"]  # checked by a CRC-32
+                maps = file["features"], file["cam_maps"]  # checked by a CRC-32
+            if any(np.ndim(array) != 3 for array in maps):  # but that of nothing is 0
+                raise ValueError("it has no maps")
+            return maps
         except FileNotFoundError:
             return None
         except SystemError:  # CPython below 3.11.8: threads that parse headers together

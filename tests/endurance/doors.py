@@ -426,7 +426,7 @@ def torch(folder):
         data = next(waiting, None)
         if data is not None:
             path.write_bytes(data)
-        if rng.random() < 0.1:
+        if rng.random() < 0.03:
             densenet161.load(path, sizes=sizes)
         else:
             read_state_dict(path)
