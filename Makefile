@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/sweeps/*.ipynb)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper test lint bench publish clean $(VENV)
+.PHONY: help demo paper test lint bench endurance publish clean $(VENV)
 
 help:  ## print this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -39,6 +39,9 @@ lint: $(STAMP)  ## check style, types and stripped notebooks; changes nothing
 bench: $(STAMP)  ## time two ways of each step, into results/runs/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable \
 	  --benchmark-only --timeout 0
+
+endurance: $(STAMP)  ## 20 minutes of kills, full disks and damaged files
+	$(BIN)/python tests/endurance
 
 publish: $(STAMP)  ## rerun the demo (or take NAMES) and copy it to where git tracks it
 	$(BIN)/python -m cwr_utils publish $(NAMES)

@@ -162,8 +162,11 @@ def main() -> int:
     parser.add_argument("doors", nargs="*")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--figures", type=Path)
     given = parser.parse_args()
     figures = fuzz(given.doors, given.scale, given.only)
+    if given.figures:
+        given.figures.write_text(json.dumps(figures))
     print("\n".join(figures["failures"]))
     print(f"{figures['cases']:,} cases, {len(figures['failures'])} failures")
     return int(bool(figures["failures"]))
