@@ -119,7 +119,7 @@ class _Pair:
             classes = top[: self.method.num_classes].tolist()
         else:
             classes = self.collection.classes(self.method, self.number)
-        if store.config["classes"] is None:
+        if self.collection.setup.classes is None:
             vectors = store.class_vectors(classes, slice(row, row + 1))[0]
         else:  # only the image's own top classes are kept, in their order
             vectors = store.read("class_vectors", [row])[0][: len(classes)]
