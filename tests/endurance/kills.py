@@ -112,8 +112,15 @@ def _kill(name: str, work: Work, scale: float, limit: float) -> dict:
             if time.monotonic() - begun > limit:
                 count = tried
                 break
-            fresh()
-            hit += _run(work, folder, **moment) is None
+            ended = 0.0
+            while ended is not None:  # or it was quicker than before
+                fresh()
+                ended = _run(work, folder, **moment)
+                if ended is not None and "seconds" in moment:
+                    moment["seconds"] *= min(0.9, ended / seconds)
+                elif ended is not None:
+                    break
+            hit += ended is None
             leftovers += len(_temporary(folder))
             try:
                 _run(work, folder)
