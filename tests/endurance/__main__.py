@@ -4,7 +4,7 @@
 
 Damaged files go through every door (`fuzz`) while work is killed and resumed (`kills`);
 then disks fill and readers look on (`disk`). Seeds are fixed; moments are not, as they
-are shares of the time that a run takes here. Figures go to results/endurance.json.
+are shares of the time that a run takes here. Figures go to results/runs/endurance.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> int:
         "fuzz": damaged,
     }
     if scale >= 1:
-        write_json(kills.ROOT / "results/endurance.json", content)
+        write_json(kills.ROOT / "results/runs/endurance/run.json", content)
     return int(bool(failures))
 
 
