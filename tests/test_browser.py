@@ -182,13 +182,19 @@ class Desk:
             self.page.locator(".cwr-gallery img")
             .nth(number)
             .evaluate(
-                """image => image.decode().then(() => {
+                # A picture that is replaced while it is decoded is refused: look again.
+                """async image => {
+                for (let left = 20; ; left--) {
+                    try { await image.decode(); break; }
+                    catch (refused) { if (!left) throw refused; }
+                    await new Promise(requestAnimationFrame);
+                }
                 const canvas = document.createElement("canvas");
                 canvas.width = image.naturalWidth;
                 canvas.height = image.naturalHeight;
                 canvas.getContext("2d").drawImage(image, 0, 0);
                 return canvas.toDataURL();
-            })"""
+            }"""
             )
         )
 
