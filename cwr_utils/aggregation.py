@@ -25,6 +25,7 @@ CLASSES_TOGETHER = 8  # added while later ones are read
 # All at once would compete for the disk, and the first come as late as the last.
 READ_AHEAD = 3 * CLASSES_TOGETHER
 SUMS_BYTES = 2**28  # of the queries that `OnlineIndex.many` describes together
+CLASS_WEIGHTINGS = ("equal", "probability", "rank")
 _BLAS = ThreadpoolController().select(user_api="blas")
 
 
@@ -81,26 +82,53 @@ class Aggregator(NamedTuple):
     Attributes:
         whitening: of the class vectors.
         repeat_empty: whether to apply `repeat_previous`.
+        weighting: how much each class counts, one of `CLASS_WEIGHTINGS`: the same (the
+            paper), its probability, or 1 / its rank.
     """
 
     whitening: Whitening
     repeat_empty: bool = False
+    weighting: str = "equal"
 
-    def parts(self, vectors) -> np.ndarray:
-        """(..., C, D) whitened class vectors of (..., C, K): what is summed."""
+    def weights(self, probabilities) -> np.ndarray:
+        """(..., C) float32 weights of classes.
+
+        Args:
+            probabilities: (..., C) of the classes, the most probable first.
+        """
+        weights = np.asarray(probabilities, np.float32)
+        if self.weighting != "probability":
+            weights = np.ones_like(weights)
+        if self.weighting == "rank":
+            weights /= np.arange(1, weights.shape[-1] + 1, dtype=np.float32)
+        return weights
+
+    def parts(self, vectors, probabilities=None) -> np.ndarray:
+        """What a descriptor sums: whitened class vectors, times their weights.
+
+        Args:
+            vectors: (..., C, K) class vectors, the most probable class first.
+            probabilities: (..., C) of these classes; needed only where they weigh.
+
+        Returns:
+            (..., C, D) float32.
+        """
         whitened = self.whitening(vectors)
-        return repeat_previous(whitened) if self.repeat_empty else whitened
+        if self.repeat_empty:
+            whitened = repeat_previous(whitened)
+        if self.weighting == "equal":
+            return whitened
+        if probabilities is None and self.weighting == "rank":
+            probabilities = np.ones(np.shape(vectors)[-2])
+        return whitened * self.weights(probabilities)[..., None]
 
-    def __call__(self, vectors) -> np.ndarray:
-        """(..., D) descriptors of class vectors (..., C, K)."""
-        return l2_normalize(self.parts(vectors).sum(axis=-2))
+    def __call__(self, vectors, probabilities=None) -> np.ndarray:
+        """(..., D) descriptors of class vectors (..., C, K); see `parts`."""
+        return l2_normalize(self.parts(vectors, probabilities).sum(axis=-2))
 
 
 def offline(
-    store: Store,
-    whitening: Whitening,
-    num_classes: Sequence[int],
-    repeat_empty: bool = False,
+    store: Store, aggregator: Aggregator, num_classes: Sequence[int]
 ) -> dict[int, np.ndarray]:
     """Offline aggregation (OfA): each image's own top N_C classes.
 
@@ -108,19 +136,23 @@ def offline(
 
     Args:
         store: class vectors of N images.
-        whitening: fitted on class vectors of another data set.
+        aggregator: with a whitening fitted on class vectors of another data set.
         num_classes: values of N_C.
-        repeat_empty: apply `repeat_previous`.
 
     Returns:
         N_C -> (N, D) float32 descriptors.
     """
     num_classes = sorted(set(num_classes))
-    shape = (len(store), whitening.dimensions)
+    shape = (len(store), aggregator.whitening.dimensions)
     descriptors = {count: np.empty(shape, np.float32) for count in num_classes}
     for images, vectors in store.iter_top_class_vectors(num_classes[-1]):
-        whitened = Aggregator(whitening, repeat_empty).parts(vectors)
-        for count, rows in aggregate(whitened, num_classes).items():
+        probabilities = None
+        if aggregator.weighting == "probability":
+            top = store.read("top_classes", images)[:, : num_classes[-1]]
+            known = store.read("probabilities", images)
+            probabilities = np.take_along_axis(known, top, axis=1)
+        parts = aggregator.parts(vectors, probabilities)
+        for count, rows in aggregate(parts, num_classes).items():
             descriptors[count][images] = rows
     return descriptors
 
@@ -155,6 +187,7 @@ class OnlineIndex:
         classes: Sequence[int],
         num_classes: Sequence[int] | None = None,
         repeat_empty: bool = False,
+        weights=None,
     ) -> dict[int, np.ndarray]:
         """Describe all images by the first N_C of a list of classes.
 
@@ -162,6 +195,8 @@ class OnlineIndex:
             classes: the query's classes, most probable first.
             num_classes: values of N_C; all of `classes` if None.
             repeat_empty: as `repeat_previous` does.
+            weights: (len(classes),) above 0, how much each class counts; all the same
+                if None.
 
         Returns:
             N_C -> (N, D) float32 descriptors.
@@ -182,14 +217,18 @@ class OnlineIndex:
         result, start = {}, 0
         for count in wanted:
             part = classes[start:count]
-            self._add(part, np.ones((1, len(part)), bool), sums, factors, last)
+            shares = np.ones(len(part)) if weights is None else weights[start:count]
+            self._add(part, np.array([shares], "f4"), sums, factors, last)
             unscaled = self.whitening.unscale(sums[0], factors[0])
             result[count] = l2_normalize(unscaled)
             start = count
         return result
 
     def many(
-        self, lists: Sequence[Sequence[int]], repeat_empty: bool = False
+        self,
+        lists: Sequence[Sequence[int]],
+        repeat_empty: bool = False,
+        weights: Sequence[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Describe all images by each of several lists of classes.
 
@@ -199,21 +238,28 @@ class OnlineIndex:
         Args:
             lists: the classes of each query.
             repeat_empty: as `repeat_previous` does.
+            weights: of the classes in each list, see `descriptors`.
 
         Yields:
             (N, D) float32 descriptors for each list, in order: those of `descriptors`.
         """
         together = max(1, SUMS_BYTES // max(1, self._zeros(1)[0].nbytes))
+        weights = weights or [np.ones(len(classes), np.float32) for classes in lists]
+        weighted = list(zip(lists, weights, strict=True))
         if repeat_empty or together == 1:  # the order of the classes matters
-            for classes in lists:
-                yield self.descriptors(classes, None, repeat_empty)[len(classes)]
+            for classes, shares in weighted:
+                described = self.descriptors(classes, None, repeat_empty, shares)
+                yield described[len(classes)]
             return
         for first in range(0, len(lists), together):
-            group = lists[first : first + together]
+            group = [
+                dict(zip(*pair, strict=True))
+                for pair in weighted[first : first + together]
+            ]
             classes = list(dict.fromkeys(c for part in group for c in part))
-            members = np.array([[c in part for c in classes] for part in group])
+            members = np.array([[part.get(c, 0) for c in classes] for part in group])
             sums, factors = self._zeros(len(group))
-            self._add(classes, members, sums, factors, None)
+            self._add(classes, members.astype("f4"), sums, factors, None)
             for number in range(len(group)):
                 unscaled = self.whitening.unscale(sums[number], factors[number])
                 yield l2_normalize(unscaled)
@@ -228,7 +274,7 @@ class OnlineIndex:
 
         Args:
             classes: C of them.
-            members: (L, C), whether each class belongs to each sum.
+            members: (L, C), weight of each class in each sum; 0 where it is not in it.
             sums: (L, N, K), changed in place.
             factors: (L, N), changed in place.
             last: what the class before added, to be repeated; see `descriptors`.
@@ -268,7 +314,7 @@ class OnlineIndex:
 
     def _add_block(self, parts, members, sums, factors, last, start: int) -> None:
         rows = slice(start, start + BLOCK_IMAGES)
-        for (vectors, scales, new), users in zip(parts, members.T, strict=True):
+        for (vectors, scales, new), weights in zip(parts, members.T, strict=True):
             wide = widen(vectors[rows])
             if new:
                 scales[:, rows] = self.whitening.scales(wide)
@@ -279,9 +325,10 @@ class OnlineIndex:
                 scaled[empty] = last[0][rows][empty]
                 factor = np.where(empty, last[1][rows], factor)
                 last[0][rows], last[1][rows] = scaled, factor
-            for number in np.flatnonzero(users):
-                sums[number, rows] += scaled
-                factors[number, rows] += factor
+            for number in np.flatnonzero(weights):
+                weight = weights[number]
+                sums[number, rows] += scaled if weight == 1 else weight * scaled
+                factors[number, rows] += weight * factor
 
     def _start(self, classes: list[int]) -> None:
         """Start to read the (N, K) vectors of those classes that are not in memory."""

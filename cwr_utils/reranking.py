@@ -202,6 +202,7 @@ class RegionDescriber:
         maps: Iterable[tuple],
         classes: Sequence[int],
         count: int | None = None,
+        probabilities: np.ndarray | None = None,
     ) -> list[Match]:
         """For each photo, describe every box and keep the one most like the query.
 
@@ -215,6 +216,7 @@ class RegionDescriber:
             maps: for each photo, features (H, W, K) and CAM maps (h, w, M).
             classes: of the query, most probable first. The first two draw the boxes.
             count: how many of them describe a region; all if None.
+            probabilities: of those for the query; needed only where they weigh.
 
         Returns:
             The best match of each photo.
@@ -224,7 +226,9 @@ class RegionDescriber:
 
         def match(shapes: tuple) -> None:
             photos = waiting.pop(shapes)
-            described = self._regions(list(photos.values()), classes, count)
+            described = self._regions(
+                list(photos.values()), classes, count, probabilities
+            )
             found = [_best(query, *regions) for regions in described]
             matches.update(zip(photos, found, strict=True))
 
@@ -239,25 +243,38 @@ class RegionDescriber:
             match(shapes)
         return [matches[number] for number in range(len(matches))]
 
-    def parts(self, photo: tuple, classes: Sequence[int], box: Cells | None):
+    def parts(
+        self,
+        photo: tuple,
+        classes: Sequence[int],
+        box: Cells | None,
+        probabilities: np.ndarray | None = None,
+    ):
         """(C, D) whitened class vectors of one region, which its descriptor sums.
 
         Args:
             photo: features (H, W, K) and CAM maps (h, w, M).
             classes: C of them.
             box: in cells; None is the whole photo.
+            probabilities: see `best`.
         """
         features, cams, _ = self._cams([photo], classes)
-        return self.aggregator.parts(self._pool(features, cams, [[box]]))[0, 0]
+        vectors = self._pool(features, cams, [[box]])[0, 0]
+        return self.aggregator.parts(vectors, probabilities)
 
     def _regions(
-        self, photos: list[tuple], classes: Sequence[int], count: int | None
+        self,
+        photos: list[tuple],
+        classes: Sequence[int],
+        count: int | None,
+        probabilities: np.ndarray | None,
     ) -> Iterator[tuple[list, np.ndarray]]:
         """Regions of each of some photos of one shape, and their descriptors (R, D)."""
         features, cams, heats = self._cams(photos, classes)
         boxes = [_region_boxes(heat, self._protocol) for heat in heats[: len(photos)]]
         vectors = self._pool(features, cams[..., :count], boxes)
-        for regions, rows in zip(boxes, self.aggregator(vectors), strict=False):
+        described = self.aggregator(vectors, probabilities)
+        for regions, rows in zip(boxes, described, strict=False):
             yield regions, rows[: len(regions)]
 
     def _cams(self, photos: list[tuple], classes: Sequence[int]) -> tuple:

@@ -19,7 +19,7 @@ class WhiteningError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """l2, centre, rotate and scale to unit variance, l2.
+    """l2, centre, rotate and scale to unit variance (or see `scaled`), l2.
 
     Attributes:
         mean: (K,) mean of the l2-normalised training vectors.
@@ -58,6 +58,30 @@ class Whitening:
             projection=self.projection[:, :dimensions],
             variance=self.variance[:dimensions],
         )
+
+    def scaled(self, exponent: float = 0.5, shrinkage: float = 0.0) -> "Whitening":
+        """The same axes, divided by another power of their variances.
+
+        ``1 / lambda^exponent`` with ``lambda`` moved towards the mean of all K
+        variances: ``(1 - shrinkage) lambda + shrinkage mean(lambda)`` (Ledoit and Wolf
+        2004). Exponent 0.5 is whitening, 0 is plain PCA; between them the last axes,
+        mostly noise, weigh less.
+
+        Args:
+            exponent: from 0 to 1.
+            shrinkage: from 0 to 1, where all variances count as equal.
+
+        Raises:
+            ValueError: if a value is outside its range.
+        """
+        check_scaling(exponent, shrinkage)
+        if (exponent, shrinkage) == (0.5, 0.0):
+            return self
+        # Only ratios of the variances count: what is common to all axes, the last l2
+        # takes away. The shares of all K axes have the mean 1 / K.
+        moved = (1 - shrinkage) * self.variance + shrinkage / len(self.mean)
+        factors = np.sqrt(self.variance) / moved**exponent
+        return replace(self, projection=self.projection * factors.astype(np.float32))
 
     def __call__(self, vectors) -> np.ndarray:
         """Whiten vectors; a zero vector stays zero (an empty CAM votes for nothing).
@@ -171,6 +195,17 @@ def fit(vectors, source: str) -> Whitening:
         vectors=len(vectors),
         variance=pca.explained_variance_ratio_[:rank],
     )
+
+
+def check_scaling(exponent: float, shrinkage: float) -> None:
+    """Refuse what `Whitening.scaled` cannot take.
+
+    Raises:
+        ValueError: if a value is outside its range.
+    """
+    for name, value in (("whitening_exponent", exponent), ("shrinkage", shrinkage)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be from 0 to 1; got {value}.")
 
 
 def refuse_test_images(

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from cwr_utils import aggregation, whitening
-from cwr_utils.aggregation import OnlineIndex, aggregate, theme_classes
+from cwr_utils.aggregation import (
+    CLASS_WEIGHTINGS,
+    Aggregator,
+    OnlineIndex,
+    aggregate,
+    theme_classes,
+)
 from cwr_utils.store import ArraySpec, Store, StoreError
 
 IMAGES, CLASSES, CHANNELS, DIMENSIONS = 10, 9, 7, 5
@@ -15,10 +21,16 @@ def unit(vector):
     return vector / norm if norm > 0 else vector
 
 
+def probabilities(count):
+    """(count, C) probabilities of all classes."""
+    return np.random.default_rng(7).dirichlet(np.ones(CLASSES), count).astype("f4")
+
+
 def store_of(path, vectors, top, classes=None):
     """A complete store with these class vectors, in blocks of four images."""
     arrays = {
         "top_classes": ArraySpec(top.shape[1:], "int32"),
+        "probabilities": ArraySpec((CLASSES,), "float32"),
         "class_vectors": ArraySpec(vectors.shape[1:], "float16", by_row=True),
     }
     images = {f"photo{i}": str(i) for i in range(len(vectors))}
@@ -26,6 +38,7 @@ def store_of(path, vectors, top, classes=None):
     for number, rows in enumerate(store.blocks):
         take = slice(rows.start, rows.stop)
         block = {"top_classes": top[take], "class_vectors": vectors[take]}
+        block["probabilities"] = probabilities(len(vectors))[take]
         store.write_block(number, block)
     return store
 
@@ -56,14 +69,58 @@ def store(vectors, top, tmp_path_factory):
     return store_of(tmp_path_factory.mktemp("stores") / "all", vectors, top)
 
 
-def naive(vectors, classes, fitted):
+def naive(vectors, classes, fitted, weights=None):
     """l2, whiten, l2, sum over the classes, l2; one vector at a time (Sec. 3.2)."""
     total = np.zeros(fitted.dimensions)
-    for c in classes:
+    for number, c in enumerate(classes):
         vector = unit(vectors[c].astype(float))
         if vector.any():
-            total += unit((vector - fitted.mean) @ fitted.projection)
+            whitened = unit((vector - fitted.mean) @ fitted.projection)
+            total += whitened * (1 if weights is None else weights[number])
     return unit(total)
+
+
+def naive_weights(weighting, probabilities):
+    """How much each of a list of classes counts, written out."""
+    if weighting == "probability":
+        return list(probabilities)
+    if weighting == "rank":
+        return [1 / rank for rank in range(1, len(probabilities) + 1)]
+    return [1.0 for _ in probabilities]
+
+
+# Weights of classes
+
+
+@pytest.mark.parametrize("weighting", CLASS_WEIGHTINGS)
+def test_weighted_offline_is_the_naive_loop(store, vectors, top, fitted, weighting):
+    got = aggregation.offline(store, Aggregator(fitted, weighting=weighting), [2, 5])
+    known = probabilities(IMAGES)
+    for count, descriptors in got.items():
+        for i in range(IMAGES):
+            own = top[i, :count]
+            weights = naive_weights(weighting, known[i, own])
+            expected = naive(vectors[i], own, fitted, weights)
+            np.testing.assert_allclose(descriptors[i], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("repeat_empty", [False, True])
+@pytest.mark.parametrize("weighting", CLASS_WEIGHTINGS)
+def test_weighted_online_is_the_sum_of_the_weighted_parts(
+    store, vectors, fitted, weighting, repeat_empty
+):
+    lists = [[5, 0, 8], [0, 2], [2, 3, 5, 1]]
+    aggregator = Aggregator(fitted, repeat_empty, weighting)
+    known = [probabilities(1)[0][part] for part in lists]
+    weights = [aggregator.weights(part) for part in known]
+    got = OnlineIndex(store, fitted).many(lists, repeat_empty, weights)
+    for part, given, descriptors in zip(lists, known, got, strict=True):
+        expected = aggregator(vectors[:, part], given)
+        np.testing.assert_allclose(descriptors, expected, rtol=1e-4, atol=1e-5)
+        if not repeat_empty:
+            shares = naive_weights(weighting, given)
+            slow = naive(vectors[0], part, fitted, shares)
+            np.testing.assert_allclose(descriptors[0], slow, rtol=1e-4, atol=1e-5)
 
 
 # Offline
@@ -71,17 +128,17 @@ def naive(vectors, classes, fitted):
 
 @pytest.mark.parametrize("count", [1, 3, CLASSES])
 def test_offline_is_the_naive_loop(store, vectors, top, fitted, count):
-    got = aggregation.offline(store, fitted, [count])[count]
+    got = aggregation.offline(store, Aggregator(fitted), [count])[count]
     expected = [naive(vectors[i], top[i, :count], fitted) for i in range(IMAGES)]
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_several_numbers_of_classes_equal_separate_calls(store, fitted):
-    together = aggregation.offline(store, fitted, [4, 1, 8, 4])
+    together = aggregation.offline(store, Aggregator(fitted), [4, 1, 8, 4])
     assert sorted(together) == [1, 4, 8]
     for count, descriptors in together.items():
-        alone = aggregation.offline(store, fitted, [count])[count]
+        alone = aggregation.offline(store, Aggregator(fitted), [count])[count]
         np.testing.assert_allclose(descriptors, alone, rtol=1e-5, atol=1e-6)
 
 
@@ -90,12 +147,12 @@ def test_a_store_of_top_classes_serves_offline_alike(
 ):
     own = np.take_along_axis(vectors, top[:, :4, None], axis=1)
     kept = store_of(tmp_path / "top", own, top[:, :4], classes=4)
-    expected = aggregation.offline(store, fitted, [1, 4])
-    got = aggregation.offline(kept, fitted, [1, 4])
+    expected = aggregation.offline(store, Aggregator(fitted), [1, 4])
+    got = aggregation.offline(kept, Aggregator(fitted), [1, 4])
     for count in (1, 4):
         np.testing.assert_array_equal(got[count], expected[count])
     with pytest.raises(StoreError, match="top 4 classes"):
-        aggregation.offline(kept, fitted, [5])
+        aggregation.offline(kept, Aggregator(fitted), [5])
     with pytest.raises(StoreError, match="online and theme aggregation need all"):
         OnlineIndex(kept, fitted).descriptors([0])
 
@@ -123,7 +180,7 @@ def test_online_is_the_naive_loop(store, vectors, fitted):
 
 
 def test_online_with_an_images_own_classes_is_offline(store, top, fitted):
-    offline = aggregation.offline(store, fitted, [2, 6])
+    offline = aggregation.offline(store, Aggregator(fitted), [2, 6])
     index = OnlineIndex(store, fitted)
     for image in range(IMAGES):
         online = index.descriptors(top[image].tolist(), [2, 6])

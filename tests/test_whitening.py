@@ -146,3 +146,45 @@ def test_scaled_sums_are_sums_of_whitened_vectors(channels, dimensions):
     got = fitted.unscale((s[:, None] * others).sum(axis=0)[None], t.sum(keepdims=True))
     np.testing.assert_allclose(got[0], expected, rtol=1e-3, atol=1e-3)
     assert s[2] == t[2] == 0
+
+
+# Other powers of the variances
+
+
+def naive_scaled(vectors, fitted, exponent, shrinkage):
+    """Whitened by eigenvectors of the covariance, one axis at a time."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    values, axes = np.linalg.eigh(np.cov(unit.T))
+    order = np.argsort(-values)[: fitted.dimensions]
+    mean = values.mean()
+    rows = []
+    for vector in unit:
+        row = []
+        for axis in order:
+            moved = (1 - shrinkage) * values[axis] + shrinkage * mean
+            row.append((vector - unit.mean(0)) @ axes[:, axis] / moved**exponent)
+        rows.append(np.array(row) / np.linalg.norm(row))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    "exponent, shrinkage", [(0.5, 0.0), (0.35, 0.0), (0.0, 0.0), (0.5, 0.3), (1.0, 1.0)]
+)
+def test_scaled_is_the_naive_loop_up_to_the_signs_of_the_axes(exponent, shrinkage):
+    vectors = np.random.default_rng(5).random((40, 6)) ** 3
+    fitted = whitening.fit(vectors, "generated").keep(4)
+    got = fitted.scaled(exponent, shrinkage)(vectors)
+    expected = naive_scaled(vectors, fitted, exponent, shrinkage)
+    np.testing.assert_allclose(got @ got.T, expected @ expected.T, atol=1e-5)
+
+
+def test_the_paper_s_scaling_changes_no_bit():
+    fitted = whitening.fit(np.random.default_rng(5).random((40, 6)), "generated")
+    assert fitted.scaled() is fitted
+
+
+@pytest.mark.parametrize("values", [(-0.1, 0), (1.1, 0), (0.5, -0.1), (0.5, 2)])
+def test_a_scaling_out_of_range_is_refused(values):
+    fitted = whitening.fit(np.random.default_rng(5).random((40, 6)), "generated")
+    with pytest.raises(ValueError, match="must be from 0 to 1; got"):
+        fitted.scaled(*values)

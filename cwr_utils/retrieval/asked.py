@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from cwr_utils.aggregation import Aggregator
 from cwr_utils.arrays import Kept
 from cwr_utils.datasets import Query
 from cwr_utils.extraction import ImageMaps
@@ -25,6 +26,7 @@ class Asked:
         """Hold the store; nothing is read yet."""
         self.queries, self.store = tuple(queries), store
         self._vectors = Kept(lambda n: store.read("class_vectors", [n])[0])
+        self._probabilities = Kept(lambda n: store.read("probabilities", [n])[0])
         self._matches: dict[tuple, dict[str, Match]] = defaultdict(dict)
 
     @cached_property
@@ -44,6 +46,17 @@ class Asked:
     def vectors(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C, K) class vectors of a query."""
         return self._vectors[number][list(classes)]
+
+    def probabilities(self, number: int, classes: Sequence[int]) -> np.ndarray:
+        """(C,) probabilities of classes for a query."""
+        return self._probabilities[number][list(classes)]
+
+    def describe(
+        self, number: int, classes: Sequence[int], aggregator: Aggregator
+    ) -> np.ndarray:
+        """(D,) descriptor of a query by some classes."""
+        weighing = self.probabilities(number, classes)
+        return aggregator(self.vectors(number, classes), weighing)
 
     def match(
         self,
@@ -65,10 +78,11 @@ class Asked:
         known = self._matches[describer.key, number, count]
         new = [image for image in images if image not in known]
         classes = self.classes(number, count)
-        query = describer.aggregator(self.vectors(number, classes))
+        query = self.describe(number, classes, describer.aggregator)
         # One class may describe a region, but two draw its boxes.
         drawn = self.top_classes[number][: max(count, HEAT_MAP_CLASSES)].tolist()
-        found = describer.best(query, maps.many(new), drawn, count)
+        weighing = self.probabilities(number, classes)
+        found = describer.best(query, maps.many(new), drawn, count, weighing)
         known.update(zip(new, found, strict=True))
         return {image: known[image] for image in images}
 

@@ -279,14 +279,16 @@ class Collection:
         space = self.space(method)
         lists = [self.classes(method, query) for query in queries]
         if method.aggregation == "online":
-            described = space.online(lists)
+            pairs = zip(queries, lists, strict=True)
+            weighing = [self.asked.probabilities(*pair) for pair in pairs]
+            described = space.online(lists, weighing)
         elif method.aggregation == "theme":
             described = (space.by_list(classes) for classes in lists)
         else:
             offline = space.offline([method.num_classes])
             described = (offline[method.num_classes] for _ in lists)
         for query, classes, database in zip(queries, lists, described, strict=True):
-            yield space.aggregator(self.asked.vectors(query, classes)), database
+            yield self.asked.describe(query, classes, space.aggregator), database
 
     def match_region(self, method: Method, query: int, image: str) -> Match:
         """Best CAM-box region of a photo for a query."""

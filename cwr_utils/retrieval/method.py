@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from cwr_utils.aggregation import CLASS_WEIGHTINGS
 from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.reranking import Match
+from cwr_utils.whitening import check_scaling
 
 CLASS_AGGREGATIONS = ("offline", "online", "theme")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
@@ -39,6 +41,9 @@ class Method:
         query_expansion: images averaged into the expanded query; 0 is none.
         rerank: R, images re-ranked by CAM boxes; 0 is none.
         rerank_classes: classes that describe a region.
+        whitening_exponent: of the variances, see `Whitening.scaled`; 0.5 is the paper.
+        shrinkage: of the variances towards their mean, see there; 0 is the paper.
+        class_weighting: one of `CLASS_WEIGHTINGS`; "equal" is the paper.
     """
 
     aggregation: str = "online"
@@ -48,12 +53,15 @@ class Method:
     query_expansion: int = 0
     rerank: int = 0
     rerank_classes: int = 6
+    whitening_exponent: float = 0.5
+    shrinkage: float = 0.0
+    class_weighting: str = "equal"
 
     def __post_init__(self):
         """Check the values.
 
         Raises:
-            ValueError: if the aggregation is unknown, a number negative, or a class
+            ValueError: if a name is unknown, a number out of its range, or a class
                 method is asked to do without whitening.
         """
         if self.aggregation not in AGGREGATIONS:
@@ -63,8 +71,19 @@ class Method:
             )
         for name, value in asdict(self).items():
             least = 1 if "classes" in name else 0
-            if name != "aggregation" and value < least:
+            if isinstance(value, int) and value < least:
                 raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+        check_scaling(self.whitening_exponent, self.shrinkage)
+        if self.class_weighting not in CLASS_WEIGHTINGS:
+            raise ValueError(
+                f"`class_weighting` must be one of {', '.join(CLASS_WEIGHTINGS)}; got "
+                f"{self.class_weighting!r}."
+            )
+        if self.aggregation == "theme" and self.class_weighting == "probability":
+            raise ValueError(
+                "A theme list has no probabilities, which are each photo's own: weight "
+                "its classes by rank, or equally."
+            )
         if self.by_class and not self.dimensions:
             raise ValueError(
                 "Class vectors are whitened: `dimensions` must be above 0."
@@ -88,6 +107,12 @@ class Method:
         return self.aggregation, 0
 
     @property
+    def whitened_by(self) -> tuple:
+        """All that its whitening depends on, besides the photos."""
+        scaling = self.whitening_exponent, self.shrinkage
+        return self.trained_on, self.dimensions, *scaling
+
+    @property
     def label(self) -> str:
         """What tables and figures call it."""
         text = _NAMES[self.aggregation]
@@ -96,6 +121,8 @@ class Method:
         if self.by_class:
             plural = "es" if self.num_classes > 1 else ""
             text += f", {self.num_classes} class{plural}"
+            if self.class_weighting != "equal":
+                text += f" by {self.class_weighting}"
         elif self.dimensions:
             text += " + PCA"
         if self.rerank:
@@ -110,7 +137,14 @@ class Method:
         parts = [self.aggregation]
         if self.by_class:
             parts += [f"nc{self.num_classes}", f"npca{self.num_whitening_classes}"]
+            if self.class_weighting != "equal":
+                parts.append(self.class_weighting)
         parts.append(f"d{self.dimensions}" if self.dimensions else "raw")
+        if self.dimensions:
+            scaling = ("e", self.whitening_exponent, 0.5), ("s", self.shrinkage, 0.0)
+            parts += [
+                f"{name}{value:g}" for name, value, usual in scaling if value != usual
+            ]
         if self.rerank:
             parts.append(f"r{self.rerank}c{self.rerank_classes}")
         if self.query_expansion:

@@ -105,8 +105,10 @@ class Spaces:
         """Nothing is fitted yet."""
         self.database, self.training = database, training
         self._fits = Kept(lambda vectors: self.require_training().fit(*vectors))
-        self._kept = Kept(lambda key: self._fits[key[0]].keep(key[1]))
-        self._spaces = Kept(lambda key: Space(self, self._kept[key[:2]], key[2]))
+        self._kept = Kept(lambda key: self._fits[key[0]].keep(key[1]).scaled(*key[2:]))
+        self._spaces = Kept(
+            lambda key: Space(self, Aggregator(self._kept[key[0]], *key[1:]))
+        )
         self._index: OnlineIndex | None = None
 
     def require_training(self) -> Training:
@@ -130,7 +132,7 @@ class Spaces:
         """
         if not method.dimensions:
             return None
-        return self._kept[method.trained_on, method.dimensions]
+        return self._kept[method.whitened_by]
 
     def supported(self, method: Method) -> Method:
         """A method with D lowered to half of its whitening vectors if it is above that.
@@ -151,7 +153,7 @@ class Spaces:
             method: whose whitening it is.
             repeat_empty: see `Protocol.repeat_previous_class`.
         """
-        return self._spaces[method.trained_on, method.dimensions, repeat_empty]
+        return self._spaces[method.whitened_by, repeat_empty, method.class_weighting]
 
     def online_index(self, fitted: Whitening) -> OnlineIndex:
         """The index of a whitening; one at a time, as it holds vectors in memory."""
@@ -167,9 +169,9 @@ class Space:
         aggregator: from the class vectors of a photo or region to a descriptor.
     """
 
-    def __init__(self, spaces: Spaces, fitted: Whitening, repeat_empty: bool):
+    def __init__(self, spaces: Spaces, aggregator: Aggregator):
         """Nothing is computed yet."""
-        self.aggregator = Aggregator(fitted, repeat_empty)
+        self.aggregator = aggregator
         self._spaces = spaces
         self._offline: dict[int, np.ndarray] = {}
         self._by_list = Kept(lambda classes: next(self.online([classes])))
@@ -177,14 +179,23 @@ class Space:
     def offline(self, counts: Sequence[int]) -> dict[int, np.ndarray]:
         """N_C -> (N, D), each photo by its own classes; one pass over the store."""
         if new := sorted(set(counts) - self._offline.keys()):
-            store, (fitted, repeat) = self._spaces.database, self.aggregator
-            self._offline |= aggregation.offline(store, fitted, new, repeat)
+            store = self._spaces.database
+            self._offline |= aggregation.offline(store, self.aggregator, new)
         return self._offline
 
-    def online(self, lists: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-        """(N, D) by each of several lists of classes."""
-        fitted, repeat = self.aggregator
-        return self._spaces.online_index(fitted).many(lists, repeat)
+    def online(
+        self, lists: Sequence[Sequence[int]], probabilities: Sequence | None = None
+    ) -> Iterator[np.ndarray]:
+        """(N, D) by each of several lists of classes.
+
+        Args:
+            lists: of classes.
+            probabilities: of the classes in each list; needed only where they weigh.
+        """
+        own = self.aggregator
+        weights = [own.weights(part) for part in probabilities or lists]
+        index = self._spaces.online_index(own.whitening)
+        return index.many(lists, own.repeat_empty, weights)
 
     def by_list(self, classes: Sequence[int]) -> np.ndarray:
         """(N, D) by one list of classes that all queries share."""
