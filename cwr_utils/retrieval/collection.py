@@ -15,6 +15,7 @@ from cwr_utils.extraction import (
     VECTOR_FACTS,
     Describer,
     ImageMaps,
+    describe_query,
     open_photos,
     open_queries,
     query_content,
@@ -41,6 +42,8 @@ class Collection:
         asked: the queries and their store.
         spaces: whitenings, and the descriptors of the database in each.
         maps: feature and CAM maps of the photos, for re-ranking.
+        also: the same photos and queries as the other setups of the experiment describe
+            them.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Collection:
         queries: Store | Asked,
         training: Store | Spaces | None,
         maps: ImageMaps | None = None,
+        also: Sequence["Collection"] = (),
     ):
         """Hold stores, and check that they are those of the experiment.
 
@@ -61,6 +65,7 @@ class Collection:
                 already; None allows only methods without whitening. The store may keep
                 fewer classes or, at the user's own risk, be of another size.
             maps: of the photos; those of the setup if None.
+            also: opened with each of `experiment.also`.
 
         Raises:
             StoreError: if a store is incomplete, or not of these photos, queries and
@@ -70,6 +75,7 @@ class Collection:
         """
         self.experiment, self.data = experiment, experiment.data
         self.setup, self.database = experiment.setup, database
+        self.also = tuple(also)
         if not isinstance(training, Spaces):  # they are of this database
             hashes = self.data.hashes()
             photos = {name: hashes[name] for name in self.data.images}
@@ -95,7 +101,9 @@ class Collection:
         setup, data = experiment.setup, experiment.data
         training = experiment.training and open_photos(experiment.training, setup)
         queries = open_queries(data, setup)
-        return cls(experiment, open_photos(data, setup), queries, training)
+        also = [cls.open(part) for part in experiment.parts[1:]]
+        photos = open_photos(data, setup)
+        return cls(experiment, photos, queries, training, also=also)
 
     def _open_queries(self, data: Dataset, queries: Store) -> Asked:
         contents = {}
@@ -129,24 +137,33 @@ class Collection:
         )
         return training
 
-    def ask(self, queries: Sequence[Query], described: Store) -> "Collection":
+    def ask(self, queries: Sequence[Query], *described: Store) -> "Collection":
         """Put other queries to the same database; what was computed for it is shared.
 
         Args:
             queries: those to run.
-            described: their store.
+            described: their store, and that of each other setup.
 
         Raises:
-            StoreError: if the store is of other queries or settings.
+            StoreError: if a store is of other queries or settings.
+            ValueError: if there are not as many stores as setups.
         """
         data = replace(self.data, queries=tuple(queries))
+        first, *others = described
         return Collection(
             replace(self.experiment, data=data),
             self.database,
-            self._open_queries(data, described),
+            self._open_queries(data, first),
             self.spaces,
             self.maps,
+            [c.ask(queries, s) for c, s in zip(self.also, others, strict=True)],
         )
+
+    def ask_photo(self, query: Query, photo: np.ndarray, sha256: str) -> "Collection":
+        """Put one query that is in no store, see `extraction.describe_query`."""
+        members = (self, *self.also)
+        stores = [describe_query(c.describer, query, photo, sha256) for c in members]
+        return self.ask([query], *stores)
 
     def under(self, protocol: Protocol) -> "Collection":
         """The same under all flags of a protocol; what they leave as it is is shared.
@@ -161,8 +178,8 @@ class Collection:
         asked: Asked | Store = self.asked
         if setup.query_facts() != self.setup.query_facts():
             asked = open_queries(data, setup)
-        maps = self.maps.under(setup)
-        return Collection(experiment, self.database, asked, self.spaces, maps)
+        maps, also = self.maps.under(setup), [c.under(protocol) for c in self.also]
+        return Collection(experiment, self.database, asked, self.spaces, maps, also)
 
     def at_layer(self, layer: str) -> "Collection":
         """The same with the stores of another layer.
@@ -228,8 +245,10 @@ class Collection:
         return self.spaces.fitted(method)
 
     def supported(self, method: Method) -> Method:
-        """See `Spaces.supported`."""
-        return self.spaces.supported(method)
+        """See `Spaces.supported`; what all setups support."""
+        for member in (self, *self.also):
+            method = member.spaces.supported(method)
+        return method
 
     def space(self, method: Method) -> Space:
         """The descriptors of a class aggregation."""
@@ -251,8 +270,9 @@ class Collection:
         )
 
     def offline_curve(self, method: Method, num_classes: Sequence[int]) -> None:
-        """Describe the database offline for several N_C in one pass over the store."""
-        self.space(method).offline(num_classes)
+        """Describe the database offline for several N_C in one pass over the stores."""
+        for member in (self, *self.also):
+            member.space(method).offline(num_classes)
 
     def descriptors(self, method: Method, query: int) -> tuple[np.ndarray, np.ndarray]:
         """Descriptors of one query and of the database for it.
@@ -262,14 +282,32 @@ class Collection:
             query: number of the query.
 
         Returns:
-            (D,) and (N, D), l2-normalised; the latter is shared, not a copy.
+            (D,) and (N, D), l2-normalised; the latter is shared, not a copy. Of n
+            setups they have n D components, so that their product is the mean score.
         """
         return next(self._descriptors(method, [query]))
 
     def _descriptors(
         self, method: Method, queries: Sequence[int]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`descriptors` for several queries; classes that many have cost less."""
+        """`descriptors` for several queries; what they share is computed once."""
+        if not self.also:
+            yield from self._own_descriptors(method, queries)
+            return
+        members = (self, *self.also)
+        last, joined = (), np.empty(0)
+        for found in zip(
+            *(c._own_descriptors(method, queries) for c in members), strict=True
+        ):
+            vectors, databases = zip(*found, strict=True)
+            if [id(array) for array in databases] != [id(array) for array in last]:
+                last, joined = databases, _join(databases)
+            yield _join(vectors), joined
+
+    def _own_descriptors(
+        self, method: Method, queries: Sequence[int]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`_descriptors` by `setup` alone; classes that many queries have cost less."""
         if not method.by_class:
             name, fitted = method.aggregation, self.whitening(method)
             database = baseline(self.database, name, fitted)
@@ -295,6 +333,23 @@ class Collection:
         return self._match(method, query, [image])[image]
 
     def _match(
+        self, method: Method, query: int, images: Sequence[str]
+    ) -> dict[str, Match]:
+        """Image -> best region; of several setups the mean score of their own ones."""
+        members = (self, *self.also)
+        found = [c._own_match(method, query, images) for c in members]
+        if not self.also:
+            return found[0]
+        return {
+            image: Match(
+                float(np.mean([matches[image].score for matches in found])),
+                found[0][image].box,
+                _join([matches[image].descriptor for matches in found]),
+            )
+            for image in images
+        }
+
+    def _own_match(
         self, method: Method, query: int, images: Sequence[str]
     ) -> dict[str, Match]:
         describer, count = self.regions(method), method.rerank_classes
@@ -407,6 +462,7 @@ class Collection:
         all but the method: rows of one setting may stand side by side.
         """
         method, facts = result.method, self.experiment.facts
+        shown = self.experiment.shown
         used = self.whitening(method)
         # Revisited queries are not in the database: nothing of theirs could count.
         inside = all(query.image in self._row for query in self.data.queries)
@@ -424,7 +480,7 @@ class Collection:
             "mAP_without_self": mean(others),
             **asdict(method),
             "slug": method.slug,
-            **{name: facts[name] for name in _ROW_FACTS},
+            **{name: shown[name] for name in _ROW_FACTS},
             "protocol": self.setup.protocol.name,
             "whitening": used.source if used else "",
             "whitening_vectors": used.vectors if used else 0,
@@ -436,6 +492,11 @@ class Collection:
             "setting": digest(facts),
             "identity": digest({**facts, **asdict(method)}),
         }
+
+
+def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Descriptors (..., D) of several setups end to end, of length 1 again."""
+    return np.concatenate(parts, axis=-1) / np.sqrt(np.float32(len(parts)))
 
 
 # Facts that a row shows, so that a difference can be named.

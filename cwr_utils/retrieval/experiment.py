@@ -31,6 +31,9 @@ class Experiment:
             if None.
         i_know_this_fits_whitening_on_the_test_set: allow training photos that are
             searched, distractors among them.
+        also: other sizes, layers or networks that describe the photos too. Each has a
+            whitening of its own, and the scores of all are averaged: descriptors are
+            joined end to end.
     """
 
     data: Dataset
@@ -39,6 +42,23 @@ class Experiment:
     training_images: Sequence[str] | None = None
     theme: Sequence[int] | None = None
     i_know_this_fits_whitening_on_the_test_set: bool = False
+    also: tuple[Setup, ...] = ()
+
+    @property
+    def parts(self) -> list["Experiment"]:
+        """An experiment for each way to describe photos, `setup` first."""
+        return [replace(self, setup=s, also=()) for s in (self.setup, *self.also)]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The facts as tables show them: those of several setups joined by " + "."""
+        every = [part.setup.facts for part in self.parts]
+        several = {
+            name: " + ".join(str(facts[name]) for facts in every)
+            for name in self.setup.facts
+            if any(facts[name] != every[0][name] for facts in every)
+        }
+        return {**self.facts, **several}
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -53,25 +73,28 @@ class Experiment:
             "dataset_sha256": self.data.checksum(),
             "training_sha256": fitted_on,
             "theme": self.theme and list(self.theme),
+            "also": [setup.facts for setup in self.also],
         }
 
     def under(self, protocol: Protocol) -> "Experiment":
         """The same with all flags of a protocol, `resize` included."""
         setup = replace(self.setup, protocol=protocol, resize=protocol.resize)
-        return replace(self, setup=setup)
+        also = tuple(replace(other, protocol=protocol) for other in self.also)
+        return replace(self, setup=setup, also=also)
 
     def at_layer(self, layer: str) -> "Experiment":
-        """The same with another pooled layer."""
+        """The same with another pooled layer of `setup`."""
         return replace(self, setup=replace(self.setup, layer=layer))
 
     def extract(self) -> None:
         """Describe what is not described yet: photos, queries, training photos."""
-        for part in filter(None, (self.data, self.training)):
+        for setup in (self.setup, *self.also):
+            for part in filter(None, (self.data, self.training)):
+                try:
+                    open_photos(part, setup)
+                except StoreError:
+                    extract(part, setup)
             try:
-                open_photos(part, self.setup)
+                open_queries(self.data, setup)
             except StoreError:
-                extract(part, self.setup)
-        try:
-            open_queries(self.data, self.setup)
-        except StoreError:
-            extract_queries(self.data, self.setup)
+                extract_queries(self.data, setup)

@@ -56,7 +56,7 @@ def side_by_side(
         Its rows; a text for the rows of each other experiment.
     """
     facts = experiment.facts
-    here = {"protocol": experiment.setup.protocol.name, **facts}
+    here = {"protocol": experiment.setup.protocol.name, **experiment.shown}
     here = {name: here[name] for name in rows if name in here}
     rows = rows.assign(setting=rows.get("setting"))
     same = rows["setting"] == identity.digest(facts)

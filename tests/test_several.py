@@ -1,0 +1,152 @@
+"""Several sizes, layers and networks together: the mean of their scores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+
+from cwr_utils import ranking
+from cwr_utils.arrays import l2_normalize
+from cwr_utils.images import read_image
+from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.store import StoreError
+
+ONLINE = Method("online", num_classes=3, num_whitening_classes=3, dimensions=10)
+METHODS = [
+    Method("gem", dimensions=8),
+    Method("rmac_max", dimensions=0),
+    replace(ONLINE, aggregation="offline"),
+    replace(ONLINE, aggregation="theme"),
+    ONLINE,
+    replace(ONLINE, query_expansion=2),
+]
+RERANKED = replace(ONLINE, rerank=4, rerank_classes=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once():
+    with tiny.compile_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """Two sizes and a second network."""
+    folder = tmp_path_factory.mktemp("several")
+    data = tiny.dataset(folder / "photos")
+    others = tiny.dataset(folder / "other", "other", 0, 0, 16, first_place=100)
+    setups = [
+        tiny.setup(folder / "cache", resize="96x72"),
+        tiny.setup(folder / "cache", resize="64x48"),
+        tiny.setup(folder / "cache", tiny.network(1, "second"), resize="96x72"),
+    ]
+    made = Experiment(data, others, setups[0], also=tuple(setups[1:]))
+    made.extract()
+    return made
+
+
+@pytest.fixture
+def several(experiment):
+    return Collection.open(experiment)
+
+
+@pytest.fixture
+def alone(experiment):
+    return [Collection.open(part) for part in experiment.parts]
+
+
+def by_image(result, query):
+    pairs = zip(result.rankings[query], result.scores[query], strict=True)
+    return dict(pairs)
+
+
+@pytest.mark.parametrize("method", METHODS[:-1], ids=lambda m: m.slug)
+def test_a_score_is_the_mean_of_the_scores_of_each(several, alone, method):
+    together, parts = several.run(method), [c.run(method) for c in alone]
+    for query in together.rankings:
+        found = by_image(together, query)
+        single = [by_image(part, query) for part in parts]
+        for image, score in found.items():
+            expected = np.mean([part[image] for part in single])
+            assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_expansion_averages_what_all_of_them_rank_first(several, alone):
+    method = METHODS[-1]
+    result = several.run(method)
+    for number, query in enumerate(several.data.queries):
+        vectors, databases = zip(
+            *(c.descriptors(method, number) for c in alone), strict=True
+        )
+        joined = l2_normalize(np.concatenate(databases, axis=1))
+        vector = l2_normalize(np.concatenate(vectors))
+        first = ranking.order(joined @ vector)[:2]
+        expected = joined @ l2_normalize(vector + joined[first].sum(axis=0))
+        names = [several.data.images[row] for row in ranking.order(expected)]
+        assert result.averaged[query.name] == [several.data.images[r] for r in first]
+        np.testing.assert_allclose(
+            [by_image(result, query.name)[n] for n in names],
+            np.sort(expected)[::-1],
+            atol=1e-5,
+        )
+
+
+def test_each_draws_its_own_regions_and_the_best_scores_are_averaged(several, alone):
+    result = several.run(RERANKED)
+    for number, query in enumerate(several.data.queries):
+        matches = result.matches[query.name]
+        assert len(matches) == RERANKED.rerank
+        for image, match in matches.items():
+            own = [c.match_region(RERANKED, number, image) for c in alone]
+            assert match.score == pytest.approx(np.mean([m.score for m in own]))
+            assert match.box == own[0].box
+            assert np.linalg.norm(match.descriptor) == pytest.approx(1, abs=1e-5)
+            vector, _ = several.descriptors(replace(RERANKED, num_classes=3), number)
+            assert match.descriptor @ vector == pytest.approx(match.score, abs=1e-5)
+
+
+def test_a_photo_from_elsewhere_is_described_by_all(several, experiment):
+    query = experiment.data.queries[0]
+    photo = read_image(experiment.data.path(query.image))
+    sha256 = experiment.data.sha256(query.image)
+    asked = several.ask_photo(replace(query, name="new"), photo, sha256)
+    expected, found = several.run(ONLINE), asked.run(ONLINE)
+    assert found.rankings["new"] == expected.rankings[query.name]
+    scores = expected.scores[query.name]
+    np.testing.assert_allclose(found.scores["new"], scores, atol=1e-3)
+    with pytest.raises(ValueError):
+        several.ask([replace(query, name="new")], asked.queries)
+
+
+def test_identity_tells_what_is_used_together(several, alone, experiment):
+    rows = [c.row(c.run(ONLINE)) for c in (several, *alone)]
+    for name in ("identity", "setting"):
+        assert len({row[name] for row in rows}) == len(rows)
+    assert rows[0]["resize"] == "96x72 + 64x48 + 96x72"
+    assert rows[0]["network"] == "tiny + tiny + second"
+    assert rows[0]["layer"] == tiny.LAYER
+    assert [row["resize"] for row in rows[1:]] == ["96x72", "64x48", "96x72"]
+    turned = replace(experiment, also=experiment.also[::-1])
+    assert turned.facts != experiment.facts
+
+
+def test_dimensions_are_lowered_to_what_all_support(several):
+    wanted = replace(METHODS[0], dimensions=100)
+    lowered = several.supported(wanted)
+    assert lowered.dimensions == 8  # half of 16 whitening photos
+    assert several.run(lowered).rankings
+
+
+def test_a_protocol_holds_for_all(several, experiment):
+    protocol = replace(experiment.setup.protocol, rerank_fallback=False)
+    under = several.under(protocol)
+    assert [c.setup.protocol.rerank_fallback for c in under.also] == [False, False]
+    assert [c.setup.resize for c in under.also] == ["64x48", "96x72"]
+    assert [c.database for c in under.also] == [c.database for c in several.also]
+
+
+def test_a_store_that_is_missing_for_one_of_them_is_named(experiment, tmp_path):
+    absent = replace(experiment.also[0], cache_dir=tmp_path / "none")
+    with pytest.raises(StoreError, match="run the extraction"):
+        Collection.open(replace(experiment, also=(absent,)))
