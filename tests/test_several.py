@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import ranking
+from cwr_utils import networks, ranking
 from cwr_utils.arrays import l2_normalize
+from cwr_utils.extraction import together
 from cwr_utils.images import read_image
 from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.runs import source, workbench
 from cwr_utils.store import StoreError
 
 ONLINE = Method("online", num_classes=3, num_whitening_classes=3, dimensions=10)
@@ -150,3 +152,46 @@ def test_a_store_that_is_missing_for_one_of_them_is_named(experiment, tmp_path):
     absent = replace(experiment.also[0], cache_dir=tmp_path / "none")
     with pytest.raises(StoreError, match="run the extraction"):
         Collection.open(replace(experiment, also=(absent,)))
+
+
+# Texts that name several
+
+
+def test_texts_are_paired_and_one_value_is_shared():
+    assert together(network="a + b", resize="1x1", layer=None) == [
+        {"network": "a", "resize": "1x1", "layer": None},
+        {"network": "b", "resize": "1x1", "layer": None},
+    ]
+    assert together(network="a", resize="1x1+2x2") == [
+        {"network": "a", "resize": "1x1+2x2"}
+    ]
+    three = together(network="a + b + c", resize=" 1x1 + 2x2 + 1x1")
+    assert [(r["network"], r["resize"]) for r in three] == [
+        ("a", "1x1"),
+        ("b", "2x2"),
+        ("c", "1x1"),
+    ]
+
+
+def test_texts_that_cannot_be_paired_are_refused():
+    with pytest.raises(ValueError, match="or 3 as others have; got 2 of `resize`"):
+        together(network="a + b + c", resize="1x1 + 2x2")
+
+
+def test_parameters_name_several(monkeypatch, tmp_path):
+    made = []
+
+    def load(name, weights, seed, precision):
+        made.append((name, weights, seed, precision))
+        return tiny.network(seed=len(made), name=name)
+
+    monkeypatch.setattr(networks, "load", load)
+    monkeypatch.setattr(workbench, "load_data", lambda *args: ("data", "training"))
+    given = {"network": "first + second", "resize": "64x48 + 96x72"}
+    given |= {"weights": "imagenet + none", "cache_dir": str(tmp_path), "seed": 3}
+    parameters = source.complete("04_evaluate_and_rerank", given)
+    experiment = workbench.Loader().experiment(parameters)
+    setups = [part.setup for part in experiment.parts]
+    assert [s.network.name for s in setups] == ["first", "second"]
+    assert [s.resize for s in setups] == ["64x48", "96x72"]
+    assert made == [("first", "imagenet", 3, "float32"), ("second", None, 3, "float32")]

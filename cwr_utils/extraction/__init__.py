@@ -4,7 +4,7 @@
 `describer` computes what is in them, `maps` serves what is not.
 """
 
-from cwr_utils.extraction.conf import VECTOR_FACTS, Setup
+from cwr_utils.extraction.conf import VECTOR_FACTS, Setup, together
 from cwr_utils.extraction.describer import MOST_TOP_CLASSES, Describer
 from cwr_utils.extraction.maps import ImageMaps
 from cwr_utils.extraction.photos import (
@@ -34,4 +34,5 @@ __all__ = [
     "open_photos",
     "open_queries",
     "query_content",
+    "together",
 ]

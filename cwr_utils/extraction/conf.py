@@ -185,6 +185,34 @@ class Setup:
         return self.cache_dir / name / kind / last
 
 
+def together(**texts: str | None) -> list[dict[str, str | None]]:
+    """Settings that are used together, from texts that join several by " + ".
+
+    ``together(network="a + b", resize="512x360")`` are two: both networks at one size.
+
+    Args:
+        texts: for each setting one value, which all share, or as many as the others.
+
+    Raises:
+        ValueError: if the numbers of values differ.
+    """
+    lists = {
+        name: [None] if text is None else [part.strip() for part in text.split(" + ")]
+        for name, text in texts.items()
+    }
+    count = max(map(len, lists.values()))
+    wrong = {
+        name: len(part) for name, part in lists.items() if len(part) not in (1, count)
+    }
+    if wrong:
+        raise ValueError(
+            f"Settings joined by ' + ' need one value, or {count} as others have; got "
+            + ", ".join(f"{number} of `{name}`" for name, number in wrong.items())
+        )
+    rows = zip(*(part * (count // len(part)) for part in lists.values()), strict=True)
+    return [dict(zip(lists, row, strict=True)) for row in rows]
+
+
 def _file_name(text: str) -> str:
     """What a path may hold on any system; other signs become "_"."""
     return re.sub(r"[^\w.-]|^\.+", "_", text)

@@ -178,7 +178,8 @@ class Collection:
         asked: Asked | Store = self.asked
         if setup.query_facts() != self.setup.query_facts():
             asked = open_queries(data, setup)
-        maps, also = self.maps.under(setup), [c.under(protocol) for c in self.also]
+        maps = self.maps.under(setup)
+        also = [c.under(replace(protocol, resize=c.setup.resize)) for c in self.also]
         return Collection(experiment, self.database, asked, self.spaces, maps, also)
 
     def at_layer(self, layer: str) -> "Collection":

@@ -6,10 +6,13 @@ from typing import Any
 
 from cwr_utils import datasets, networks, protocol
 from cwr_utils.datasets import Dataset
-from cwr_utils.extraction import Setup
+from cwr_utils.extraction import Setup, together
 from cwr_utils.retrieval import Experiment
 from cwr_utils.runs import source
 from cwr_utils.runs.record import Record, start
+
+# Parameters that may name several things, which then describe photos together.
+TOGETHER = ("network", "weights", "feature_layer", "resize")
 
 
 def open_workbench(
@@ -40,21 +43,25 @@ class Loader:
 
     def experiment(self, parameters: Mapping[str, Any]) -> Experiment:
         """Data sets and network of a notebook's parameters, under their protocol."""
-        weights = parameters["weights"]
+        texts = {name: parameters[name] for name in TOGETHER}
+        first, *also = [self._setup({**parameters, **row}) for row in together(**texts)]
+        return Experiment(*self.data(parameters), first, also=tuple(also))
+
+    def _setup(self, parameters: Mapping[str, Any]) -> Setup:
+        """One way to describe photos, from parameters that name no second one."""
+        given = {name: source.typed(name, parameters[name]) for name in TOGETHER}
+        weights = given["weights"]
         if weights and source.place(weights).exists():
             weights = str(source.place(weights))
-        network = self._network(
-            parameters["network"], weights, parameters["seed"], parameters["precision"]
-        )
-        setup = Setup(
-            network,
+        seed, precision = parameters["seed"], parameters["precision"]
+        return Setup(
+            self._network(given["network"], weights, seed, precision),
             source.place(parameters.get("cache_dir", "../cache")),
-            layer=parameters["feature_layer"],
-            resize=parameters["resize"],
+            layer=given["feature_layer"],
+            resize=given["resize"],
             power=parameters["power"],
             protocol=protocol.get(parameters["protocol"]),
         )
-        return Experiment(*self.data(parameters), setup)
 
 
 def load_data(
