@@ -268,7 +268,7 @@ def pool_regions(features, boxes, pool):
     return ops.stack(pooled, axis=-2)
 
 
-def pool(features, cams, *, box=None, power: float = 1.0) -> dict:
+def pool(features, cams, *, box=None, power: float = 1.0, region_cams=None) -> dict:
     """Everything the store keeps of one image or region, l2-normalised.
 
     Args:
@@ -276,19 +276,24 @@ def pool(features, cams, *, box=None, power: float = 1.0) -> dict:
         cams: (..., h, w, C), normalised over the full image.
         box: integer cells (x1, y1, x2, y2) of the region, or None for the whole grid.
         power: exponent of `class_vectors`.
+        region_cams: (..., h, w, n) CAMs by which every region of R-MAC is pooled too.
 
     Returns:
         Dictionary with `class_vectors` (..., C, K), `globals` (..., 5, K) in the order
         of `GLOBAL_POOLINGS`, `regions` (..., 3, R, K) of R-MAC in the order of
         `REGION_POOLINGS` ("mean" is the generalised mean with `power`, so that regions
-        and CAMs can be compared at the same exponent), and `empty_cams` (...), the
-        number of classes whose map has no positive value.
+        and CAMs can be compared at the same exponent), `region_vectors` (..., R, n, K)
+        if there are `region_cams`, and `empty_cams` (...), the number of classes whose
+        map has no positive value.
     """
     height, width, _ = check_shape(features, "... H W K", "features")
     peak = ops.max(cams, axis=(-3, -2))
     if box is not None:
         x1, y1, x2, y2 = (int(cell) for cell in box)
-        cams = resize_maps(cams, (height, width))[..., y1:y2, x1:x2, :]
+        grid = height, width
+        cams = resize_maps(cams, grid)[..., y1:y2, x1:x2, :]
+        if region_cams is not None:
+            region_cams = resize_maps(region_cams, grid)[..., y1:y2, x1:x2, :]
         features = features[..., y1:y2, x1:x2, :]
         height, width = y2 - y1, x2 - x1
     raw = sum_pool(features)
@@ -317,6 +322,8 @@ def pool(features, cams, *, box=None, power: float = 1.0) -> dict:
             axis=-3,
         ),
     }
+    if region_cams is not None:
+        vectors["region_vectors"] = class_vectors(features, region_cams, masks, power)
     vectors = {name: _l2(value) for name, value in vectors.items()}
     vectors["empty_cams"] = ops.sum(ops.cast(peak <= 0, "int32"), axis=-1)
     return vectors

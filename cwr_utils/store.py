@@ -154,6 +154,10 @@ class Store:
         """Bytes of all files of the store."""
         return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
 
+    def has(self, array: str) -> bool:
+        """Whether there is an array of that name."""
+        return array in self._specs
+
     def shape(self, array: str) -> tuple[int, ...]:
         """Shape of one image's entry in an array."""
         return self._specs[array].shape
@@ -532,6 +536,10 @@ class JoinedStore(Store):
     def missing_blocks(self) -> list[int]:
         """None: every image was found."""
         return []
+
+    def has(self, array: str) -> bool:
+        """See `Store.has`."""
+        return self._stores[0].has(array)
 
     def shape(self, array: str) -> tuple[int, ...]:
         """Of the largest entry; others are filled up with zeros (R-MAC regions)."""

@@ -4,8 +4,13 @@
 `describer` computes what is in them, `maps` serves what is not.
 """
 
-from cwr_utils.extraction.conf import VECTOR_FACTS, Setup, together
-from cwr_utils.extraction.describer import MOST_TOP_CLASSES, Describer
+from cwr_utils.extraction.conf import (
+    MOST_TOP_CLASSES,
+    VECTOR_FACTS,
+    Setup,
+    together,
+)
+from cwr_utils.extraction.describer import Describer
 from cwr_utils.extraction.maps import ImageMaps
 from cwr_utils.extraction.photos import (
     Shard,

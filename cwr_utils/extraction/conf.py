@@ -13,6 +13,8 @@ from cwr_utils.images import ResizePolicy
 from cwr_utils.networks import CamNetwork, under
 from cwr_utils.protocol import FLAGS, PRESETS, Protocol
 
+MOST_TOP_CLASSES = 64
+
 # Facts that must be equal where vectors are compared.
 VECTOR_FACTS = (
     "network",
@@ -42,6 +44,8 @@ class Setup:
         classes: number of each photo's own most probable classes to keep (serves
             offline aggregation at a fraction of the size); None keeps all, so that
             online aggregation can choose any. Queries always keep all.
+        region_classes: number of its own most probable classes by which every R-MAC
+            region of a photo is described too, for regional aggregation; 0 is none.
         dtype: of the stored vectors, "float16" or, twice as large, "float32".
         protocol: flags where paper and code differ.
     """
@@ -52,6 +56,7 @@ class Setup:
     resize: str = field(default=None)  # pyright: ignore[reportAssignmentType]
     power: float = 1.0
     classes: int | None = None
+    region_classes: int = 0
     dtype: str = "float16"
     protocol: Protocol = PRESETS["corrected"]
 
@@ -85,6 +90,11 @@ class Setup:
             raise ValueError(
                 f"`classes` must be None (all) or 1 to {known}, the classes of "
                 f"{self.network.name}; got {self.classes}."
+            )
+        if not 0 <= self.region_classes <= min(known, MOST_TOP_CLASSES):
+            raise ValueError(
+                f"`region_classes` must be 0 to {min(known, MOST_TOP_CLASSES)}; got "
+                f"{self.region_classes}."
             )
         layer = self.network.layer(self.layer)
         if self.power != 1.0 and not layer.non_negative:
@@ -144,6 +154,7 @@ class Setup:
             **self._map_facts,
             "power": self.power,
             "classes": self.classes,
+            "region_classes": self.region_classes,
             "dtype": self.dtype,
             "flip_negative_cams": self.protocol.flip_negative_cams,
         }

@@ -9,7 +9,7 @@ import numpy as np
 from cwr_utils import pooling
 from cwr_utils.arrays import softmax
 from cwr_utils.backend import keras, ops
-from cwr_utils.extraction.conf import Setup
+from cwr_utils.extraction.conf import MOST_TOP_CLASSES, Setup
 from cwr_utils.images import (
     Box,
     Cells,
@@ -20,8 +20,6 @@ from cwr_utils.images import (
 )
 from cwr_utils.networks import compile_options, top_classes
 from cwr_utils.store import ArraySpec, Store
-
-MOST_TOP_CLASSES = 64
 
 
 class _Vectors(keras.layers.Layer):
@@ -37,19 +35,33 @@ class _Vectors(keras.layers.Layer):
         self._weights.assign(weights)
         self._classes, self._power = setup.classes, setup.power
         self._flip, self._dtype = setup.protocol.flip_negative_cams, setup.dtype
+        self._region_classes = setup.region_classes
 
     def call(self, maps: dict) -> dict:
-        weights, chosen = self._weights, {}
-        if self._classes is not None:
-            top = ops.top_k(maps["logits"], self._classes)[1]
-            weights = ops.swapaxes(ops.take(ops.transpose(weights), top, axis=0), 1, 2)
-            chosen = {"top_classes": top}
-        cams = pooling.class_activation_maps(maps["cam_maps"], weights)
-        cams = pooling.normalize_cams(cams, self._flip)
-        described = pooling.pool(maps["features"], cams, power=self._power)
+        chosen, cams, region_cams = {}, None, None
+        if self._classes is None:
+            cams = self._cams(maps, self._weights)
+        else:
+            chosen["top_classes"], cams = self._top_cams(maps, self._classes)
+        if self._region_classes:
+            _, region_cams = self._top_cams(maps, self._region_classes)
+        described = pooling.pool(
+            maps["features"], cams, power=self._power, region_cams=region_cams
+        )
         # As stored: half the bytes leave the device, and NumPy casts slowly.
-        chosen["class_vectors"] = ops.cast(described["class_vectors"], self._dtype)
+        for name in described.keys() & {"class_vectors", "region_vectors"}:
+            chosen[name] = ops.cast(described[name], self._dtype)
         return {**described, **chosen, "logits": maps["logits"]}
+
+    def _top_cams(self, maps: dict, count: int) -> tuple:
+        """(B, count) most probable classes of each photo, and their CAMs."""
+        top = ops.top_k(maps["logits"], count)[1]
+        weights = ops.take(ops.transpose(self._weights), top, axis=0)
+        return top, self._cams(maps, ops.swapaxes(weights, 1, 2))
+
+    def _cams(self, maps: dict, weights):
+        cams = pooling.class_activation_maps(maps["cam_maps"], weights)
+        return pooling.normalize_cams(cams, self._flip)
 
 
 class Describer:
@@ -122,7 +134,17 @@ class Describer:
             size = photo.shape[1], photo.shape[0]
             grid = maps["features"].shape[2], maps["features"].shape[1]
             cells = self.query_cells(box, size, grid)
-        described = pooling.pool(maps["features"], cams, box=cells, power=setup.power)
+        region_cams = None
+        if setup.region_classes:
+            own = top_classes(logits, setup.region_classes)[0]
+            region_cams = ops.take(cams, own, axis=-1)
+        described = pooling.pool(
+            maps["features"],
+            cams,
+            box=cells,
+            power=setup.power,
+            region_cams=region_cams,
+        )
         arrays = {k: ops.convert_to_numpy(v)[0] for k, v in described.items()}
         return {**arrays, "logits": logits[0]}
 
@@ -189,12 +211,17 @@ def array_specs(setup: Setup, regions: int) -> dict[str, ArraySpec]:
     classes, channels = len(setup.network.class_names), setup.channels
     kept, dtype = setup.classes or classes, setup.dtype
     top = setup.classes or min(classes, MOST_TOP_CLASSES)
+    by_region = {}
+    if setup.region_classes:
+        shape = regions, setup.region_classes, channels
+        by_region["region_vectors"] = ArraySpec(shape, dtype)
     return {
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),
         "empty_cams": ArraySpec((), "int32"),
         "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), dtype),
         "regions": ArraySpec((len(pooling.REGION_POOLINGS), regions, channels), dtype),
+        **by_region,
         "class_vectors": ArraySpec((kept, channels), dtype, by_row=True),
     }
 
@@ -207,7 +234,8 @@ def finish(described: dict, store: Store) -> dict[str, np.ndarray]:
     if "top_classes" not in arrays:
         arrays["top_classes"] = top_classes(logits, store.shape("top_classes")[0])
     padding = store.shape("regions")[1] - arrays["regions"].shape[2]
-    arrays["regions"] = np.pad(
-        arrays["regions"], ((0, 0), (0, 0), (0, padding), (0, 0))
-    )
+    for name, axis in (("regions", 2), ("region_vectors", 1)):
+        if name in arrays:
+            widths = [(0, padding * (a == axis)) for a in range(arrays[name].ndim)]
+            arrays[name] = np.pad(arrays[name], widths)
     return arrays

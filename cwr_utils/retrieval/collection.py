@@ -316,6 +316,11 @@ class Collection:
             yield from ((vectors[query], database) for query in queries)
             return
         space = self.space(method)
+        if method.aggregation == "regional":
+            both = self.database, self.queries
+            database, vectors = (space.regional(s, method.num_classes) for s in both)
+            yield from ((vectors[query], database) for query in queries)
+            return
         lists = [self.classes(method, query) for query in queries]
         if method.aggregation == "online":
             pairs = zip(queries, lists, strict=True)

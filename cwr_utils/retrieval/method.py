@@ -10,7 +10,7 @@ from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.reranking import Match
 from cwr_utils.whitening import check_scaling
 
-CLASS_AGGREGATIONS = ("offline", "online", "theme")
+CLASS_AGGREGATIONS = ("offline", "online", "theme", "regional")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
@@ -26,6 +26,7 @@ _NAMES = {
     "offline": "OfA",
     "online": "OnA",
     "theme": "Theme list",
+    "regional": "OfA by regions",
 }
 
 
@@ -103,7 +104,8 @@ class Method:
     def trained_on(self) -> tuple[str, int]:
         """Kind of the vectors that its whitening is fitted on, and N_pca."""
         if self.by_class:
-            return "class", self.num_whitening_classes
+            kind = "regional" if self.aggregation == "regional" else "class"
+            return kind, self.num_whitening_classes
         return self.aggregation, 0
 
     @property
@@ -197,7 +199,7 @@ def ladder(
     methods += [Method(name, dimensions=dimensions) for name in REGION_AGGREGATIONS]
     methods += [
         Method(name, count, num_whitening_classes, dimensions)
-        for name in CLASS_AGGREGATIONS
+        for name in ("offline", "online", "theme")
         for count in num_classes
     ]
     return methods

@@ -82,12 +82,14 @@ class Training:
         """The whitening with every axis that the vectors support.
 
         Args:
-            kind: "class", or a global or regional pooling; see `Method.trained_on`.
-            per_photo: N_pca, of "class".
+            kind: "class", "regional", or a pooling; see `Method.trained_on`.
+            per_photo: N_pca, of "class" and, for each region, "regional".
         """
         if kind == "class":
             blocks = self.store.iter_top_class_vectors(per_photo)
             vectors = np.concatenate([block for _, block in blocks])[self.rows]
+        elif kind == "regional":
+            vectors = aggregation.region_vectors(self.store, per_photo, self.rows)
         else:
             vectors = pooled(self.store, kind, self.rows)
         return whitening.fit(vectors.reshape(-1, vectors.shape[-1]), self.source)
@@ -174,6 +176,9 @@ class Space:
         self.aggregator = aggregator
         self._spaces = spaces
         self._offline: dict[int, np.ndarray] = {}
+        self._regional = Kept(
+            lambda key: aggregation.regional(key[0], self.aggregator, key[1])
+        )
         self._by_list = Kept(lambda classes: next(self.online([classes])))
 
     def offline(self, counts: Sequence[int]) -> dict[int, np.ndarray]:
@@ -196,6 +201,10 @@ class Space:
         weights = [own.weights(part) for part in probabilities or lists]
         index = self._spaces.online_index(own.whitening)
         return index.many(lists, own.repeat_empty, weights)
+
+    def regional(self, store: Store, count: int) -> np.ndarray:
+        """(n, D) of all photos or queries of a store, see `aggregation.regional`."""
+        return self._regional[store, count]
 
     def by_list(self, classes: Sequence[int]) -> np.ndarray:
         """(N, D) by one list of classes that all queries share."""
