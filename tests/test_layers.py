@@ -110,7 +110,9 @@ def test_imports_point_upwards(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_keras_stays_in_its_rooms_and_backends_stay_out(path):
     tops = {name.split(".")[0] for name in imports(*read(path))}
-    assert not tops & BACKENDS, "call keras.ops: any Keras backend must do"
+    # One place knows JAX, to let two forward passes run at a time.
+    own = {"jax"} if room(path) == "backend" else set()
+    assert not tops & BACKENDS - own, "call keras.ops: any Keras backend must do"
     assert "keras" not in tops or room(path) in KERAS
 
 
