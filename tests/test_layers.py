@@ -30,6 +30,7 @@ ROWS = {
     "extraction": 3,
     "ranking": 3,
     "reranking": 3,
+    "rerankers": 3,
     "retrieval": 4,
     "figures": 4,
     "contributions": 5,
@@ -46,6 +47,7 @@ SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
     ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
+    ("rerankers", "ranking"),  # what they change is ranked and searched as ever
 }
 # Keras takes seconds to load, so only what computes with it may import it.
 KERAS = {"backend", "networks"}
