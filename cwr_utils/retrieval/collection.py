@@ -22,6 +22,7 @@ from cwr_utils.extraction import (
 )
 from cwr_utils.identity import digest
 from cwr_utils.protocol import Protocol
+from cwr_utils.rerankers import Prepared
 from cwr_utils.reranking import Match, RegionDescriber
 from cwr_utils.retrieval.asked import Asked, first_classes
 from cwr_utils.retrieval.experiment import Experiment
@@ -372,16 +373,26 @@ class Collection:
             disable=not method.rerank or len(queries) < 2,
         )
         described = self._descriptors(method, range(len(queries)))
-        moves, index = self.setup.protocol.rerank_moves_index, None
+        moves, chain = self.setup.protocol.rerank_moves_index, method.chain
+        changes = method.rerank and moves != "no"
+        if changes and chain.steps:
+            raise ValueError(
+                f"`refine` ({chain}) ranks by the descriptors as they are stored, and "
+                "the protocol's `rerank_moves_index` changes them for each query: "
+                "choose one of the two."
+            )
+        last, prepared, index = None, None, None
         for number, (query, (vector, descriptors)) in enumerate(
             zip(progress, described, strict=True)
         ):
+            if prepared is None or descriptors is not last:
+                last, prepared = descriptors, chain.prepare(descriptors)
+                index = None
             # Under "run" all queries share one index, except online, where each has
             # descriptors of its own.
-            if index is None or moves != "run" or method.aggregation == "online":
-                changes = method.rerank and moves != "no"
-                index = descriptors.copy() if changes else descriptors
-            found = self._rank(method, number, vector, index)
+            if index is None or moves != "run":
+                index = descriptors.copy() if changes else prepared.database
+            found = self._rank(method, number, vector, index, prepared)
             order, scores, result.matches[query.name], averaged = found
             result.rankings[query.name] = self._names(order)
             result.scores[query.name] = scores[order]
@@ -389,7 +400,12 @@ class Collection:
         return result
 
     def _rank(
-        self, method: Method, number: int, vector: np.ndarray, index: np.ndarray
+        self,
+        method: Method,
+        number: int,
+        vector: np.ndarray,
+        index: np.ndarray,
+        prepared: Prepared,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Match], np.ndarray]:
         """Rows, best first, scores by row, matches, and rows averaged, of one query.
 
@@ -399,12 +415,19 @@ class Collection:
             vector: (D,) its descriptor.
             index: (N, D); rows of re-ranked photos are changed where the protocol
                 says so.
+            prepared: of `Method.chain`.
         """
         protocol = self.setup.protocol
-        scores = ranking.similarities(vector[None], index)[0]
+
+        def score(vector: np.ndarray) -> np.ndarray:
+            if method.refine:
+                return prepared.scores(vector[None])[0]
+            return ranking.similarities(vector[None], index)[0]
+
+        scores = score(vector)
         own = self._row.get(self.data.queries[number].image)
         if protocol.query_replaces_own_row and own is not None:
-            scores[own] = 1.0
+            scores[own] = max(1.0, scores.max())
         # An expanded query searches anew: until then only the head is needed.
         head = max(method.rerank, method.query_expansion)
         order = ranking.order(scores, head if method.query_expansion else None)
@@ -424,7 +447,7 @@ class Collection:
             vector = ranking.expand_query(
                 vector, index, order, method.query_expansion, protocol.expand_with_query
             )
-            scores = ranking.similarities(vector[None], index)[0]
+            scores = score(vector)
             order = ranking.order(scores)
         return order, scores, matched, averaged
 

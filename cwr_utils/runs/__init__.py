@@ -6,13 +6,14 @@ second that every notebook would wait for.
 """
 
 from cwr_utils.runs.record import contents, peak_memory, start
-from cwr_utils.runs.tables import format_table, methods, time_queries
+from cwr_utils.runs.tables import format_table, method, methods, time_queries
 from cwr_utils.runs.workbench import load_data, open_workbench
 
 __all__ = [
     "contents",
     "format_table",
     "load_data",
+    "method",
     "methods",
     "open_workbench",
     "peak_memory",

@@ -13,6 +13,18 @@ from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs.source import METHOD_FIELDS, RunError
 
 
+def method(namespace: Mapping[str, Any], **changes: Any) -> Method:
+    """The method of a notebook's parameters.
+
+    Args:
+        namespace: the notebook's `globals()`; fields that are none of its parameters
+            keep their defaults.
+        changes: fields that are other ones.
+    """
+    given = {name: namespace[name] for name in METHOD_FIELDS if name in namespace}
+    return Method(**{**given, **changes})
+
+
 def methods(namespace: Mapping[str, Any]) -> list[Method]:
     """One method for each of a notebook's `rows`, which may leave out fields.
 
@@ -20,8 +32,7 @@ def methods(namespace: Mapping[str, Any]) -> list[Method]:
         namespace: the notebook's `globals()`; what a row leaves out is in its
             parameters.
     """
-    usual = {name: namespace[name] for name in METHOD_FIELDS}
-    return [Method(**{**usual, **row}) for row in namespace["rows"]]
+    return [method(namespace, **row) for row in namespace["rows"]]
 
 
 def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series:
