@@ -6,11 +6,17 @@ second that every notebook would wait for.
 """
 
 from cwr_utils.runs.record import contents, peak_memory, start
-from cwr_utils.runs.tables import format_table, methods, time_queries
+from cwr_utils.runs.tables import (
+    format_difficulties,
+    format_table,
+    methods,
+    time_queries,
+)
 from cwr_utils.runs.workbench import load_data, open_workbench
 
 __all__ = [
     "contents",
+    "format_difficulties",
     "format_table",
     "load_data",
     "methods",
