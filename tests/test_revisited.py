@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from cwr_utils import datasets, evaluation
 from cwr_utils.datasets import DatasetError, Query, revisited
 from cwr_utils.datasets import download as downloads
 from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.runs.record import Record
 
 IMAGES = [f"tower_{number:06d}" for number in range(6)]
 QUERIES = ["tower_000100", "tower_000101"]
@@ -182,6 +184,28 @@ def test_one_ranking_is_judged_as_the_official_program_does(collection, monkeypa
     pd.testing.assert_frame_equal(usual[columns], medium[columns])
     assert (usual["mAP"] == usual["mAP_with_self"]).all()
     assert (usual["mAP"] == usual["mAP_without_self"]).all()
+
+
+def test_notebook_04_shows_all_difficulties_of_a_revisited_set_alone(
+    collection, tmp_path, capsys
+):
+    cells = nbformat.read("notebooks/04_evaluate_and_rerank.ipynb", 4).cells
+    (cell,) = [cell.source for cell in cells if "has_difficulties" in cell.source]
+    table, per_query, results = collection.compare(METHODS)
+    record = Record("04", {}, tmp_path / "results", tmp_path / "figures")
+    shown: list[pd.DataFrame] = []
+    names = locals() | {"data": collection.data, "display": shown.append}
+    exec("from cwr_utils import evaluation, figures, paper, runs", names)
+    exec(cell, names)
+    (found,) = shown
+    assert found.index[0] == METHODS[0].label and "R-MAC, ResNet-101" in found.index
+    for name in ("difficulties", "difficulties_per_query"):
+        written = pd.read_csv(tmp_path / "results" / f"{name}.csv")
+        assert set(written["difficulty"]) == set(evaluation.DIFFICULTIES)
+    out = capsys.readouterr().out
+    assert collection.data.note in out and "are not comparable" in out
+    exec(cell, names | {"data": collection.at_difficulty("hard").data})
+    assert len(shown) == 1
 
 
 def test_a_collection_is_judged_by_one_difficulty(collection):
