@@ -237,6 +237,16 @@ def test_a_query_photo_named_after_the_town_is_of_its_positives_landmark(root):
     assert found == ["keble", "keble", "tower", "oxford"]
 
 
+def test_several_sizes_are_judged_together(root, tmp_path):
+    sizes = [tiny.setup(tmp_path, resize=size) for size in (tiny.RESIZE, tiny.FINE)]
+    data, raw = datasets.load("roxford5k", root), METHODS[0]
+    both = tiny.opened(Experiment(data, None, sizes[0], also=(sizes[1],)))
+    result = both.run(raw)
+    assert both.at_difficulty("hard").run(raw).rankings == result.rankings
+    rows, _ = both.by_difficulty([result])
+    assert rows["mAP"][1] == both.row(result)["mAP"]
+
+
 # The pickle
 
 MAKERS = {
