@@ -246,6 +246,24 @@ def test_the_own_photo_counts_where_the_ground_truth_lists_it(make, data):
     assert row["landmarks"] == 4
 
 
+def test_a_row_has_precisions_in_which_the_own_photo_is_no_hit(make, data):
+    retrieving = make()  # the ground truth lists the own photo, as Oxford's does
+    result = retrieving.run(RAW)
+    # The one other positive comes last: its own photo would be the only hit before.
+    for query in data.queries:
+        (other,) = query.positives - {query.image}
+        ranking = result.rankings[query.name]
+        ranking.append(ranking.pop(ranking.index(other)))
+    row = retrieving.row(result)
+    assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [0, 0, 0]
+    assert set(retrieving.evaluate(result)["p@1"]) == {1}
+    for query in data.queries:  # now second: behind its own photo alone
+        ranking = result.rankings[query.name]
+        ranking.insert(1, ranking.pop())
+    row = retrieving.row(result)
+    assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [1, 1, 1]
+
+
 def test_the_rule_of_one_query_is_not_that_of_the_others(make, data):
     first, *rest = data.queries
     first = replace(first, positives=first.positives - {first.image})

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -182,6 +183,18 @@ class Collection:
         maps = self.maps.under(setup)
         also = [c.under(replace(protocol, resize=c.setup.resize)) for c in self.also]
         return Collection(experiment, self.database, asked, self.spaces, maps, also)
+
+    def at_difficulty(self, difficulty: str) -> "Collection":
+        """The same, every query judged by one difficulty of the revisited protocol.
+
+        Raises:
+            ValueError: if there is no such difficulty, or the ground truth knows none.
+        """
+        data = self.data.at_difficulty(difficulty)
+        experiment = replace(self.experiment, data=data)
+        also = [other.at_difficulty(difficulty) for other in self.also]
+        shared = (self.database, self.asked, self.spaces, self.maps)
+        return Collection(experiment, *shared, also)
 
     def at_layer(self, layer: str) -> "Collection":
         """The same with the stores of another layer.
@@ -484,8 +497,56 @@ class Collection:
             tables.append(table)
         return pd.DataFrame(rows), pd.concat(tables, ignore_index=True), results
 
+    def by_difficulty(
+        self, results: Iterable[Result]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Easy, Medium and Hard of the revisited protocol, from the same rankings.
+
+        To look closer, `at_difficulty` gives a collection that is judged by one.
+
+        Args:
+            results: from `run`.
+
+        Returns:
+            One row a method and difficulty, with the measures of `row`; `queries` is
+            how many have positives, so that the means are over them, and `left_out`
+            how many have none. One row a query besides: see `evaluate`.
+
+        Raises:
+            ValueError: if the ground truth knows no difficulties.
+        """
+        rows, tables = [], []
+        judges = {name: self.at_difficulty(name) for name in evaluation.DIFFICULTIES}
+        for result, (difficulty, judge) in product(results, judges.items()):
+            method, table = result.method, judge.evaluate(result)
+            interval = evaluation.bootstrap(table["ap"], table["landmark"])
+            scored = int(table["ap"].count())
+            names = {"method": method.label, "slug": method.slug}
+            names["difficulty"] = difficulty
+            rows.append(
+                {
+                    **names,
+                    "dimensions": method.dimensions,
+                    "mAP": evaluation.mean_average_precision(table),
+                    "mAP_low": interval.low,
+                    "mAP_high": interval.high,
+                    **_mean_precisions(table),
+                    "queries": scored,
+                    "left_out": len(table) - scored,
+                    "images": len(self.data.images),
+                    "dataset": self.data.name,
+                    "note": self.data.note,
+                }
+            )
+            tables.append(pd.DataFrame(names, table.index).join(table))
+        return pd.DataFrame(rows), pd.concat(tables, ignore_index=True)
+
     def row(self, result: Result) -> dict:
         """One row of a table of methods; mAP with the 95 % interval over landmarks.
+
+        mP@1, mP@5 and mP@10 are those of the revisited protocol on every data set
+        (`evaluation.precision_at`). A query's own photo is junk there, as in
+        `mAP_without_self`: it would be a free hit at rank 1.
 
         Its `identity` is a digest of all that its numbers depend on, `setting` that of
         all but the method: rows of one setting may stand side by side.
@@ -507,6 +568,7 @@ class Collection:
             "mAP_high": interval.high,
             "mAP_with_self": mean(own),
             "mAP_without_self": mean(others),
+            **_mean_precisions(others),
             **asdict(method),
             "slug": method.slug,
             **{name: shown[name] for name in _ROW_FACTS},
@@ -526,6 +588,12 @@ class Collection:
 def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Descriptors (..., D) of several setups end to end, of length 1 again."""
     return np.concatenate(parts, axis=-1) / np.sqrt(np.float32(len(parts)))
+
+
+def _mean_precisions(per_query: pd.DataFrame) -> dict[str, float]:
+    """MP@k of a table of `evaluation.evaluate`, by the names of columns."""
+    mean = evaluation.mean_precision_at
+    return {f"mP@{k}": mean(per_query, k) for k in evaluation.DEPTHS}
 
 
 # Facts that a row shows, so that a difference can be named.

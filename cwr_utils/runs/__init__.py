@@ -6,11 +6,18 @@ second that every notebook would wait for.
 """
 
 from cwr_utils.runs.record import contents, peak_memory, start
-from cwr_utils.runs.tables import format_table, method, methods, time_queries
+from cwr_utils.runs.tables import (
+    format_difficulties,
+    format_table,
+    method,
+    methods,
+    time_queries,
+)
 from cwr_utils.runs.workbench import load_data, open_workbench
 
 __all__ = [
     "contents",
+    "format_difficulties",
     "format_table",
     "load_data",
     "method",
