@@ -50,7 +50,8 @@ def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series
     seconds = {}
     for method in methods:
         collection = Collection.open(experiment)
-        collection.whitening(method)
+        for member in (collection, *collection.also):
+            member.whitening(method)
         begun = time.monotonic()
         collection.run(method)
         seconds[method.slug] = time.monotonic() - begun

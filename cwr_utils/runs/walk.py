@@ -1,0 +1,127 @@
+"""From one setting to another, a step a row: what each gains and what it costs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from cwr_utils import evaluation
+from cwr_utils.extraction import Describer, Setup
+from cwr_utils.images import read_image, resize_image
+from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.runs import tables
+
+TIMED_PHOTOS = 4
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of a walk.
+
+    Attributes:
+        label: what changes from the step before.
+        experiment: how photos are described.
+        method: how they are ranked.
+    """
+
+    label: str
+    experiment: Experiment
+    method: Method
+
+
+def walk(steps: Sequence[Step]) -> pd.DataFrame:
+    """Measure each step, and what it gains over the one before it.
+
+    What is not described yet is described first.
+
+    Returns:
+        Columns of `Collection.row`, and: "step"; "gain", "gain_low", "gain_high", a
+        paired bootstrap over landmarks; "seconds_photo" to decode and describe a photo
+        (`seconds_a_photo`, all setups); "seconds_query" of `tables.time_queries`;
+        "descriptor_bytes" and "store_bytes" a photo.
+    """
+    rows, before = [], None
+    photo_seconds: dict[tuple, float] = {}
+    opened: dict[int, Collection] = {}
+    for step in tqdm(steps, desc="steps"):
+        key = id(step.experiment)
+        if key not in opened:
+            step.experiment.extract()
+            opened[key] = Collection.open(step.experiment)
+        collection, method = opened[key], opened[key].supported(step.method)
+        result = collection.run(method)
+        seconds = tables.time_queries(step.experiment, [method])[method.slug]
+        row, table = collection.row(result), collection.evaluate(result)
+        setups = [part.setup for part in step.experiment.parts]
+        for setup in setups:
+            if setup.recipe not in photo_seconds:
+                photo_seconds[setup.recipe] = seconds_a_photo(setup, step.experiment)
+        row |= {
+            "step": step.label,
+            "seconds_photo": sum(photo_seconds[setup.recipe] for setup in setups),
+            "seconds_query": seconds,
+            "descriptor_bytes": 4 * collection.descriptors(method, 0)[0].size,
+            "store_bytes": sum(
+                member.database.disk_bytes() / len(member.database)
+                for member in (collection, *collection.also)
+            ),
+        }
+        if before is not None:
+            pairs = evaluation.compare(before, table)
+            gain = evaluation.bootstrap(pairs["difference"], pairs["landmark"])
+            row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+        before = table
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def seconds_a_photo(setup: Setup, experiment: Experiment) -> float:
+    """Seconds to decode, resize and describe one photo, graph compiled, nothing beside.
+
+    The least of `REPEATS` passes over `TIMED_PHOTOS` photos of one shape.
+    """
+    data, describer = experiment.data, Describer(setup)
+    shapes: dict[tuple, list[str]] = {}
+    for name in data.images:
+        shapes.setdefault(setup.policy.target_size(*data.size(name)), []).append(name)
+    names = max(shapes.values(), key=len)[:TIMED_PHOTOS]
+
+    def describe() -> None:
+        photos = [read_image(data.path(name)) for name in names]
+        describer(np.stack([resize_image(photo, setup.policy) for photo in photos]))
+
+    describe()  # compiles
+    seconds = []
+    for _ in range(REPEATS):
+        begun = time.monotonic()
+        describe()
+        seconds.append(time.monotonic() - begun)
+    return min(seconds) / len(names)
+
+
+def shown(walked: pd.DataFrame) -> pd.DataFrame:
+    """The columns that people read, rounded."""
+    interval = walked.apply(
+        lambda row: (
+            f"{100 * row['gain']:+.1f} "
+            f"[{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}]"
+            if np.isfinite(row["gain"])
+            else ""
+        ),
+        axis=1,
+    )
+    return pd.DataFrame(
+        {
+            "step": walked["step"],
+            "mAP": walked["mAP"].map("{:.3f}".format),
+            "gain, points": interval,
+            "ms a photo": (1000 * walked["seconds_photo"]).round().astype(int),
+            "ms a query": (1000 * walked["seconds_query"]).round(1),
+            "descriptor, KiB": (walked["descriptor_bytes"] / 1024).round(1),
+            "store, MiB a photo": (walked["store_bytes"] / 2**20).round(2),
+        }
+    )
