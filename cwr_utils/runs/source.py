@@ -28,6 +28,7 @@ NOTEBOOKS = (
     "03_aggregate_descriptors",
     "04_evaluate_and_rerank",
     "05_paper_figures",
+    "06_beyond_the_paper",
 )
 EXTRACT = NOTEBOOKS[2]
 # Notebooks that only sweeps run.
