@@ -123,7 +123,8 @@ def test_the_makefile_accepts_the_same_pythons():
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("cwr_utils", ("index", "heif")), ("tests", ("dev",))]
+    ("folder", "extras"),
+    [("cwr_utils", ("index", "heif", "jax")), ("tests", ("dev", "jax"))],
 )
 def test_every_import_is_a_declared_requirement(folder, extras):
     declared = requirements(PROJECT["dependencies"], *(EXTRAS[e] for e in extras))

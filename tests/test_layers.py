@@ -34,6 +34,7 @@ ROWS = {
     "retrieval": 4,
     "figures": 4,
     "contributions": 5,
+    "redundancy": 5,
     "explain": 5,
     "flag_costs": 5,
     "inspection": 5,
