@@ -8,7 +8,7 @@ from typing import Any
 from cwr_utils import datasets, networks, paper
 from cwr_utils.datasets import oxford_paris
 from cwr_utils.runs import demo, notebook, record, source, sweeps, tables, workbench
-from cwr_utils.runs.comparison import SWEEPS
+from cwr_utils.runs.comparison import BEYOND, SWEEPS
 from cwr_utils.runs.source import RunError
 
 # Data set -> where its whitening is fitted unless another set is named.
@@ -103,6 +103,8 @@ def plan(
 def run(chosen: Plan, jobs: int | None = None) -> list[str]:
     """Run all sweeps, and notebook 05 on their tables; go on when a cell fails.
 
+    The rows beyond the paper are of the corrected protocol and the default layer.
+
     Args:
         chosen: from `plan`.
         jobs: cells at a time.
@@ -111,12 +113,14 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
         One text a failed cell.
     """
     place = Path("paper", chosen.name)
-    paths = {n: source.ROOT / "notebooks" / "sweeps" / f"{n}.yaml" for n in SWEEPS}
-    failures = []
+    folder, failures = source.ROOT / "notebooks" / "sweeps", []
+    paths = {name: folder / f"{name}.yaml" for name in (*SWEEPS, BEYOND)}
     for name, path in paths.items():
-        failures += sweeps.run_sweep(
-            path, chosen.parameters, jobs=jobs, place=place / name
-        )
+        given = chosen.parameters
+        if name == BEYOND:
+            given = {**given, "protocol": "corrected", "feature_layer": None}
+            given.pop("dimensions", None)
+        failures += sweeps.run_sweep(path, given, jobs=jobs, place=place / name)
     parameters = {
         **sweeps.Sweep.read(paths["table2b"], chosen.parameters).cells["default"],
         "aggregation": "online",
