@@ -116,17 +116,17 @@ def test_a_large_photo_is_shown_small_and_a_box_is_in_its_own_pixels(panel, data
 
 @pytest.fixture
 def finder():
-    """Of 3,000 names, and what was chosen in turn."""
+    """Of 5,000 names, and what was chosen in turn."""
     finder, chosen = controls.Finder("Class", "Find a class"), []
-    finder.offer([(f"name {n}", n) for n in range(3000)], 0)
+    finder.offer([(f"name {n}", n) for n in range(5000)], 0)
     finder.observe(lambda change: chosen.append(change["new"]), "value")
     return finder, chosen
 
 
 def test_every_name_is_found_by_a_part_of_it(finder):
     finder, chosen = finder
-    assert len(finder.list.options) == 1000
-    assert "2,000 more" in finder.note.value
+    assert len(finder.list.options) == 2000
+    assert "3,000 more" in finder.note.value
     finder.find.value = "E 2718"
     assert finder.list.options == (("name 2718", 2718),)
     assert (finder.value, chosen, finder.note.value) == (2718, [2718], "")
@@ -146,10 +146,10 @@ def test_what_is_chosen_stays_while_it_is_found(finder):
 def test_a_choice_from_outside_is_shown_however_far_down(finder):
     finder, chosen = finder
     finder.find.value = "name 2"
-    finder.value = 2999
-    assert finder.find.value == "" and finder.list.label == "name 2999"
-    assert len(finder.list.options) == 1001
-    assert chosen == [2, 2999]
+    finder.value = 4999
+    assert finder.find.value == "" and finder.list.label == "name 4999"
+    assert len(finder.list.options) == 2001
+    assert chosen == [2, 4999]
 
 
 def test_an_unknown_name_changes_nothing(finder):

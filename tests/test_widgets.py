@@ -134,8 +134,8 @@ def test_opacity_that_grows_shows_the_photo_where_the_map_is_low():
     values = np.zeros((1, 2))
     values[0, 1] = 1
     shown = panels.overlay(photo, values, "gray", None)
-    assert (shown[5, 0] == 70).all()  # 0.7 of 100
-    assert (shown[5, 19] == 224).all()  # 0.8 of 255, 0.2 of 100
+    assert (shown[5, 0] == 100).all()
+    assert (shown[5, 19] == 232).all()  # 0.85 of 255, 0.15 of 100
 
 
 def test_colour_maps_get_lighter_from_end_to_end():

@@ -351,7 +351,7 @@ def overlay(
     )
     heat = _table(colours)[np.clip(grown * 255 + 0.5, 0, 255).astype(np.uint8)]
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
-    share = 0.3 + 0.5 * grown[..., None] if opacity is None else opacity
+    share = 0.85 * np.sqrt(grown[..., None]) if opacity is None else opacity
     return np.rint(share * heat + (1 - share) * grey).astype(np.uint8)
 
 

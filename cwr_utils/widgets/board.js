@@ -49,7 +49,7 @@ function render({ model, el }) {
     const line = add(item, "span", "line");
     if (card.symbol) add(line, "span", "chip", card.symbol).style.background = card.colour;
     add(line, "b", "", card.title);
-    add(line, "span", "aside", card.aside);
+    if (card.aside) add(line, "span", "aside", card.aside);
     add(item, "span", "note", card.note);
     item.title = [card.note || card.title, card.credit].filter(Boolean).join(", photo: ");
     if (card.credit) credits.add(card.note ? `${card.note}: ${card.credit}` : card.credit);
@@ -64,8 +64,9 @@ function render({ model, el }) {
   };
   const addCards = (added) => {
     added.forEach((card) => addCard(card, cards.children.length + 1));
-    board.querySelector(".cwr-credits").textContent =
-      credits.size ? `Photos: ${[...credits].join("; ")}.` : "";
+    const text = credits.size ? `Photos: ${[...credits].join("; ")}.` : "";
+    board.querySelector(".cwr-credits p, p.cwr-credits").textContent = text;
+    board.querySelector(".cwr-credits").hidden = !credits.size;
     choose();
     asked = false;
     watcher.disconnect();
@@ -119,17 +120,21 @@ function render({ model, el }) {
     credits = new Set();
     const head = add(board, "div", "head");
     add(head, "b", "", model.get("title"));
-    if (model.get("choice")) {
+    const choice = model.get("choice");
+    if (choice) {
       const save = add(head, "button", "save", "Save ranking (CSV)");
       save.type = "button";
       save.addEventListener("click", () => model.send({ save: true }));
     }
-    cards = add(board, "div", model.get("choice") ? "results" : "cards");
+    cards = add(board, "div", choice ? "results" : "cards");
     cards.setAttribute("role", "group");
     cards.setAttribute("aria-label", model.get("title"));
     cards.addEventListener("keydown", onKey);
     watcher = new IntersectionObserver(onSeen, { root: cards });
-    const below = add(board, "small", "credits");
+    // Of many photos they would fill the screen.
+    const below = add(board, choice ? "details" : "p", "credits");
+    if (choice) add(below, "summary", "", "Photographers and licences");
+    if (choice) add(below, "p");
     addCards(model.get("cards"));
     addBars();
     addScale();

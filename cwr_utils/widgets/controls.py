@@ -23,8 +23,8 @@ from cwr_utils.store import StoreError
 # Errors that a person can mend; everything else is a bug and shows a traceback.
 MENDABLE = (ValueError, StoreError)
 _SHOWN = 720  # pixels of the longer side of a photo that a box is drawn on
-_MOST = 1000  # entries of a list that are sent to the browser
-WIDE: Any = {"style": {"description_width": "110px"}}
+_MOST = 2000  # entries of a list that are sent to the browser
+WIDE: Any = {"style": {"description_width": "84px"}}
 
 
 _HERE = Path(__file__).parent
@@ -223,7 +223,8 @@ class Finder(ipywidgets.VBox):
         self.note = ipywidgets.HTML()
         self._options: list[tuple[str, Any]] = []
         self._quiet = False
-        super().__init__([self.find, self.list, self.note])
+        parts = [self.find, self.list, self.note]
+        super().__init__(parts, _dom_classes=("cwr-finder",))
         self.find.observe(lambda _: self._filter(), "value")
         self.list.observe(lambda _: self._chosen(), "value")
 
@@ -288,7 +289,8 @@ class PhotoPanel(ipywidgets.Box):
         self.choice = Finder("Photo", "Find a photo", rows=5)
         self.choice.offer(choices(data), start)
         self.photo = PhotoBox()
-        edges = {**WIDE, "continuous_update": False, "min": 0}
+        style = {"description_width": "106px"}
+        edges: Any = {"style": style, "continuous_update": False, "min": 0}
         self.x = ipywidgets.IntRangeSlider(description="Box, left-right", **edges)
         self.y = ipywidgets.IntRangeSlider(description="Box, top-bottom", **edges)
         self.whole = ipywidgets.Button(description="Whole photo")

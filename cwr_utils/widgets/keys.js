@@ -1,6 +1,6 @@
 // Keeps JupyterLab's shortcuts away from the controls of an explorer, and names those that
 // have no label. The attribute must be on each control itself: Lumino looks nowhere else.
-const CONTROLS = "a, button, input, select, textarea, [tabindex], [contenteditable]";
+const CONTROLS = "a, button, input, select, summary, [tabindex], [contenteditable]";
 
 function mend(explorer) {
   for (const control of explorer.querySelectorAll(CONTROLS))
