@@ -4,11 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import reference_search
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_utils import contributions
-from cwr_utils.contributions import class_contributions
+from cwr_utils import contributions, pooling, whitening
+from cwr_utils.aggregation import Aggregator
+from cwr_utils.contributions import (
+    cell_contributions,
+    class_contributions,
+    similarity_map,
+)
 from cwr_utils.retrieval import Method
 from cwr_utils.store import JoinedStore
 
@@ -177,3 +183,112 @@ def test_unit_parts_have_a_sum_of_length_one():
     empty = {1: np.zeros(2)}
     assert contributions._unit(empty) == empty
     assert contributions._unit({}) == {}
+
+
+# The heat map of a match
+
+
+def whitened(seed, channels, dimensions):
+    vectors = np.random.default_rng(seed).random((40, channels))
+    return whitening.fit(vectors, "random vectors").keep(dimensions)
+
+
+def scene(seed, dead=()):
+    """Features (5, 6, 7), CAMs (3, 4, 4) of which some are empty, and a query (5,)."""
+    rng = np.random.default_rng(seed)
+    features = np.maximum(rng.standard_normal((5, 6, 7)), 0).astype(np.float32)
+    features[..., 3] = 0  # a channel that never fires
+    cams = rng.random((3, 4, 4)).astype(np.float32)
+    cams[..., list(dead)] = 0
+    query = rng.standard_normal(5)
+    return features, cams, (query / np.linalg.norm(query)).astype(np.float32)
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("dead", [(), (2,), (0, 1), (3,)], ids=str)
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.5])
+def test_the_map_is_the_naive_loop_over_cells(power, dead, repeat):
+    features, cams, query = scene(5, dead)
+    fitted = whitened(1, 7, 5)
+    found = similarity_map(query, features, cams, Aggregator(fitted, repeat), power)
+    grown = np.asarray(pooling.resize_maps(cams, (5, 6)), np.float64)
+    expected = reference_search.similarity_map(
+        query, features.astype(np.float64), grown, fitted, power, repeat
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1.0, 2.0, 3.0]),
+    st.sets(st.integers(0, 3), max_size=4),
+    st.booleans(),
+    st.sampled_from([None, (0, 0, 6, 5), (1, 2, 5, 4), (5, 4, 6, 5)]),
+)
+def test_the_map_adds_up_to_the_similarity(seed, power, dead, repeat, box):
+    """With the descriptor that `pooling` and `Aggregator` make of the region."""
+    features, cams, query = scene(seed, dead)
+    aggregator = Aggregator(whitened(1, 7, 5), repeat)
+    found = similarity_map(query, features, cams, aggregator, power, box)
+    mask = np.ones((1, 5, 6), np.float32)
+    if box:
+        x1, y1, x2, y2 = box
+        mask[:] = 0
+        mask[0, y1:y2, x1:x2] = 1
+    vectors = pooling.class_vectors(features, cams, mask, power)
+    descriptor = aggregator(np.asarray(vectors)[0])
+    assert found.sum() == pytest.approx(float(query @ descriptor), abs=1e-5)
+    assert not found[mask[0] == 0].any()
+
+
+def test_the_map_lights_up_where_the_query_is():
+    """Two halves with other channels: the one like the query adds, the other does not.
+
+    The first whitening axis is from one to the other, so by hand a query on it is
+    liked by one half as much as it is disliked by the other.
+    """
+    features = np.zeros((2, 4, 2), np.float32)
+    features[:, :2, 0] = features[:, 2:, 1] = 1
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0]] * 3)
+    fitted = whitening.fit(vectors, "two kinds")
+    (query,) = fitted(np.array([[1.0, 0.0]]))
+    cams = np.ones((2, 4, 1), np.float32)
+    cams[:, 2:] = 0.5  # the descriptor leans to the left half
+    cells = similarity_map(query, features, cams, Aggregator(fitted), 1.0)
+    assert (cells[:, :2] > 0).all() and (cells[:, 2:] < 0).all()
+    assert cells.sum() == pytest.approx(1)
+    np.testing.assert_allclose(cells[:, :2], cells[0, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"rerank_moves_index": "query"},
+        {"repeat_previous_class": True},
+        {"query_replaces_own_row": True},
+    ],
+    ids=lambda flags: "".join(flags) or "corrected",
+)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.slug)
+def test_the_cells_add_up_to_the_score_of_every_image(make, method, flags):
+    """But for half precision, of the index and of the maps."""
+    collection = only(make(power=2.0, **flags), 1)
+    result = collection.run(method)
+    (name,) = result.rankings
+    for image, score in zip(result.rankings[name], result.scores[name], strict=True):
+        cells = cell_contributions(collection, result, 0, image)
+        assert cells.sum() == pytest.approx(float(score), abs=4e-3)
+        match = result.matches[name].get(image)
+        if match and match.box and not result.averaged[name]:
+            x1, y1, x2, y2 = match.box
+            inside = cells[y1:y2, x1:x2].copy()
+            cells[y1:y2, x1:x2] = 0
+            assert inside.any() and not cells.any()
+
+
+def test_cells_are_told_apart_for_class_aggregations_only(make):
+    collection = only(make(), 0)
+    result = collection.run(Method("sum", dimensions=0))
+    with pytest.raises(ValueError, match="Raw features"):
+        cell_contributions(collection, result, 0, "place0_0")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.figures.style import (
@@ -24,6 +25,9 @@ from cwr_utils.figures.style import (
     SKY,
     SOFT,
     VERMILLION,
+    on_screen,
+    room,
+    two_sizes,
 )
 from cwr_utils.figures.text import fit_line, plain_text, text_width
 
@@ -53,6 +57,7 @@ _FAMILY_STARTS = {
 }
 
 
+@two_sizes
 def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     """Channel weights (Eq. 3), sorted, and one set against the other.
 
@@ -68,7 +73,7 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     if not arrays:
         raise ValueError("`weights` is empty: there is nothing to draw.")
     pair = len(arrays) == 2 and len({len(values) for values in arrays.values()}) == 1
-    fig, panels = _chart(2.2 + 2.4 * pair, rows=1 + pair)
+    fig, panels = _chart(2.2 + 2.4 * pair, panels=1 + pair)
     axes = panels[0]
     for number, (name, values) in enumerate(arrays.items()):
         style = {"linestyle": DASHES[number % len(DASHES)]}
@@ -88,6 +93,7 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     return fig
 
 
+@two_sizes
 def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     """What whitening does to the spread of vectors and to their similarities.
 
@@ -99,7 +105,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     check_shape(after, f"{number} D", "after")
     if number < 2:
         raise ValueError(f"`before` needs at least 2 vectors to compare; got {number}.")
-    fig, (left, right) = _chart(3.8, rows=2)
+    fig, (left, right) = _chart(3.8, panels=2)
     lowest = 0.0
     for label, array, colour, dash in (
         ("before", before, ORANGE, "--"),
@@ -128,6 +134,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     return fig
 
 
+@two_sizes
 def method_bars(
     table: pd.DataFrame, reference: Mapping[str, float] | None = None
 ) -> Figure:
@@ -144,7 +151,7 @@ def method_bars(
     values = table["mAP"].to_numpy(np.float64)
     reference = dict(reference or {})
     others = {name: value for name, value in reference.items() if name not in names}
-    labels = [fit_line(name, 1.5, 6) for name in [*names, *others]]
+    labels = [fit_line(name, room(1.5), 6) for name in [*names, *others]]
     everything = np.concatenate([values, list(reference.values())])
     if not len(labels):
         raise ValueError("`table` has no rows: there is no method to draw.")
@@ -176,10 +183,12 @@ def method_bars(
     axes.set(xlim=(0, scale), xlabel="mAP" if scale == 1 else "mAP (%)")
     axes.set_xticks(np.linspace(0, scale, 6))
     axes.grid(axis="y", visible=False)
-    fig.legend(loc="outside upper center", ncols=2, fontsize=6)
+    columns = 4 if on_screen() else 2
+    fig.legend(loc="outside upper center", ncols=columns, fontsize=6)
     return fig
 
 
+@two_sizes
 def ablation_curves(
     table: pd.DataFrame,
     x: str = "num_classes",
@@ -204,7 +213,7 @@ def ablation_curves(
     kinds = list(dict.fromkeys(table["aggregation"]))
     if not kinds:
         raise ValueError("`table` has no rows: there is no curve to draw.")
-    fig, panels = _chart(0.8 + 1.45 * len(kinds), rows=len(kinds), share=True)
+    fig, panels = _chart(0.8 + 1.45 * len(kinds), panels=len(kinds), share=True)
     counts = sorted(table["num_whitening_classes"].unique())
     places = sorted(table[x].unique())
     if len(places) > 8:  # their names would run into each other
@@ -228,20 +237,21 @@ def ablation_curves(
         axes.set_xticks(places, [str(place) for place in places])
         axes.set_xlim(min(places) / 1.2, max(places) * 1.2)
         axes.minorticks_off()
-        axes.set_ylabel("mAP")
+        axes.set(xlabel=_AXES[x], ylabel="mAP")
         axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
-    panels[-1].set_xlabel(_AXES[x])
+        axes.label_outer()
     handles, labels = panels[0].get_legend_handles_labels()
     if published is not None:
         style = {"facecolors": "none", "edgecolors": BLACK}
         handles.append(panels[0].scatter([], [], marker="D", s=26, **style))
         labels.append(plain_text(label))
-    rows = -(-len(handles) // int(COLUMN / 1.1))
+    rows = -(-len(handles) // int(fig.get_size_inches()[0] / 1.1))
     columns = -(-len(handles) // rows)
     fig.legend(handles, labels, loc="outside lower center", ncols=columns)
     return fig
 
 
+@two_sizes
 def ap_bars(
     per_query: pd.DataFrame, intervals: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
@@ -276,11 +286,11 @@ def ap_bars(
     wide = wide.loc[keys.index]
     means = wide.mean().to_numpy(np.float64)
     values = wide.to_numpy(np.float64)
-    labels = [fit_line(query, 1.2, 6, keep=3) for query in wide.index]
+    labels = [fit_line(query, room(1.2), 6, keep=3) for query in wide.index]
     if intervals:
         values = np.vstack([values, means])
         labels.append("mAP, 95 % interval")
-    fig, (axes,) = _chart(0.85 + 0.13 * len(labels))
+    fig, (axes,) = _chart(0.85 + (0.15 if on_screen() else 0.13) * len(labels))
     rows = np.arange(len(labels), dtype=float)
     known = ~np.isnan(values).all(axis=1)
     if len(methods) > 1:
@@ -288,7 +298,7 @@ def ap_bars(
         high = np.nanmax(values[known], axis=1)
         axes.hlines(rows[known], low, high, color="#BBBBBB", linewidth=1.6)
     for number, method in enumerate(methods):
-        name = fit_line(method, 2.0, 6.5) + f" (mAP {means[number]:.3f})"
+        name = fit_line(method, room(2.0), 6.5) + f" (mAP {means[number]:.3f})"
         style: Any = {"color": COLOURS[number], "label": name}
         # Side by side where values are the same: none hides another.
         beside = rows + 0.36 * (number / max(len(methods) - 1, 1) - 0.5)
@@ -321,6 +331,7 @@ def ap_bars(
     return fig
 
 
+@two_sizes
 def similarity_matrix(
     matrix: np.ndarray, labels: Sequence[str], title: str = ""
 ) -> Figure:
@@ -339,7 +350,8 @@ def similarity_matrix(
     shown = [fit_line(label, 0.9, 6, keep=3) for label in labels]
     words = max((text_width(label, 6) for label in shown), default=0)
     # One column, unless the rows would be lower than their letters.
-    side = max(COLUMN - words - 0.8, 0.11 * number)
+    wide = 5.0 if on_screen() else COLUMN
+    side = max(wide - words - 0.8, 0.11 * number)
     fig, (axes,) = _chart(side + words + 0.35, side + words + 0.8)
     # From the lowest tenth, so that small differences show.
     low = min(0.9, np.floor(10 * np.nanmin(matrix)) / 10)
@@ -363,6 +375,7 @@ def similarity_matrix(
     return fig
 
 
+@two_sizes
 def class_frequencies(
     names: Sequence[str],
     shares: Sequence[float],
@@ -381,32 +394,48 @@ def class_frequencies(
     check_shape(values, f"{len(names)}", "shares")
     if not len(names):
         raise ValueError("`names` is empty: there is no class to draw.")
-    flat = len(names) <= 40
-    labels = [fit_line(name, 1.2, 6) for name in names]
-    places = np.arange(len(names))
-    colours = [ORANGE if name in marked else BLUE for name in names]
+    # More than fit into a column stand in several, from top to bottom.
+    columns = min(3, -(-len(names) // (12 if on_screen() else 26)))
+    rows = -(-len(names) // columns)
+    width = PAGE if on_screen() or columns > 1 else COLUMN
+    size = (width, 0.75 + 0.14 * rows)
+    fig, panels = plt.subplots(1, columns, figsize=size, layout="constrained")
     theirs = {k - 1: v for k, v in (published or {}).items() if k <= len(names)}
-    style: Any = {"color": BLACK, "label": "share in the paper"}
-    if flat:
-        fig, (axes,) = _chart(0.5 + 0.13 * len(names))
-        axes.barh(places, values, 0.75, color=colours)
-        axes.plot(list(theirs.values()), list(theirs), "D", **style)
-        _name_rows(axes, labels)
-        axes.set(xlim=(0, 1), xlabel="share of queries")
-    else:
-        fig, (axes,) = _chart(2.4, max(PAGE, 0.6 + 0.098 * len(names)))
-        axes.bar(places, values, 0.75, color=colours)
-        axes.plot(list(theirs), list(theirs.values()), "D", **style)
-        axes.set_xticks(places, labels, rotation=90, fontsize=6)
-        axes.tick_params(axis="x", length=0)
-        axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(0, 1), ylabel="share of queries")
-    axes.grid(axis="y" if flat else "x", visible=False)
-    if theirs or marked:
-        axes.plot([], [], "s", color=ORANGE, label="named in the paper")
-        axes.legend(loc="best" if flat else "upper right", fontsize=6.5)
+    for number, axes in enumerate(np.atleast_1d(panels)):
+        part = range(number * rows, min((number + 1) * rows, len(names)))
+        colours = [ORANGE if names[i] in marked else BLUE for i in part]
+        places = np.arange(len(part))
+        axes.hlines(places, 0, values[part], color="#CCCCCC", linewidth=1)
+        axes.scatter(values[part], places, s=16, color=colours, zorder=3)
+        known = [i for i in part if i in theirs]
+        style: Any = {"facecolors": "none", "edgecolors": BLACK, "zorder": 4}
+        xs, ys = [theirs[i] for i in known], [i - part.start for i in known]
+        axes.scatter(xs, ys, s=26, marker="D", **style)
+        _name_rows(axes, [fit_line(names[i], 1.1, 6) for i in part])
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.set(xlim=(0, 1.04), xlabel="share of queries")
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+    handles = []
+    for present, marker, label, style in (
+        (marked, "o", "named in the paper", {"color": ORANGE}),
+        (
+            theirs,
+            "D",
+            "share in the paper",
+            {"color": BLACK, "markerfacecolor": "none"},
+        ),
+    ):
+        if present:
+            line: Any = {"marker": marker, "linestyle": "", "label": label}
+            handles.append(Line2D([], [], **line, **style))
+    if handles:
+        fig.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=6.5)
     return fig
 
 
+@two_sizes
 def precision_recall(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> Figure:
@@ -423,7 +452,7 @@ def precision_recall(
         check_shape(np.asarray(precision), f"{size}", f"precision of {name}")
         # Behind the last positive the curve only falls: no area, nothing to see.
         size = 1 + int(np.argmax(np.asarray(recall) >= recall[-1]))
-        style = _line_style(number) | {"label": fit_line(name, 2.6, 7)}
+        style = _line_style(number) | {"label": fit_line(name, room(2.6), 7)}
         if size > 15:
             style["marker"] = None
         axes.plot(recall[:size], precision[:size], clip_on=False, **style)
@@ -432,11 +461,24 @@ def precision_recall(
     return fig
 
 
-def _chart(height: float, width: float = COLUMN, rows: int = 1, share: bool = False):
-    """A Figure of some inches and its axes, from top to bottom."""
-    size = {"figsize": (width, height), "layout": "constrained"}
-    fig, axes = plt.subplots(rows, sharex=share, sharey=share, squeeze=False, **size)
-    return fig, axes[:, 0]
+def _chart(
+    height: float, width: float | None = None, panels: int = 1, share: bool = False
+):
+    """A Figure and its axes: one below the other in print, side by side on a screen.
+
+    Args:
+        height: inches in print, of all panels.
+        width: inches; a column in print and a page on a screen if None.
+        panels: how many.
+        share: whether they have the same axes.
+    """
+    rows, columns = panels, 1
+    if on_screen() and panels > 1:
+        rows, columns, height = 1, panels, max(2.4, height / panels)
+    size = (width or (PAGE if on_screen() else COLUMN), height)
+    style: Any = {"figsize": size, "layout": "constrained", "squeeze": False}
+    fig, axes = plt.subplots(rows, columns, sharex=share, sharey=share, **style)
+    return fig, axes.ravel()
 
 
 def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
