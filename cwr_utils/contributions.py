@@ -1,8 +1,10 @@
 """A score taken apart: what each class, or each cell, adds to a likeness."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -52,21 +54,27 @@ def class_contributions(
 
     Args:
         collection: where the result comes from.
-        result: of a class aggregation; of others only the last row comes.
+        result: of a method that adds class vectors (`Method.adds_classes`); of others
+            only the last row comes.
         number: of the query.
         image: name of an image of the database.
 
     Returns:
         Columns class (number), name and contribution, the largest first; the last row
         (class -1) has the pairs of different classes, and the rounding of descriptors
-        to half precision. The column adds up to the score.
+        to half precision. The column adds up to the score: of several setups, the mean
+        of theirs.
     """
     query = collection.data.queries[number]
     rank = result.rankings[query.name].index(image)
     score = float(result.scores[query.name][rank])
-    same: dict[int, float] = {}
-    if result.method.by_class:
-        same, _ = contributions(*_Pair.of(collection, result, number).parts(image))
+    same: dict[int, float] = defaultdict(float)
+    if result.method.adds_classes:
+        members = (collection, *collection.also)
+        for member in members:
+            pair = _Pair.of(member, result, number).parts(image)
+            for c, share in contributions(*pair)[0].items():
+                same[c] += share / len(members)
     names = collection.setup.network.class_names
     order = sorted(same, key=lambda c: -same[c])
     rows = [(c, names[c], same[c]) for c in order]
@@ -88,16 +96,24 @@ def cell_contributions(
     Returns:
         (H, W) on the grid of the pooled layer, see `similarity_map`; 0 outside the
         region that re-ranking chose. It adds up to the score, but for the half
-        precision of the index.
+        precision of the index. Maps of other setups are brought to the grid of the
+        first, their sums kept, and averaged.
 
     Raises:
-        ValueError: if the method sums no class vectors.
+        ValueError: if the method adds no class vectors.
     """
-    if not result.method.by_class:
+    if not result.method.adds_classes:
         raise ValueError(
-            f"Cells are told apart for class aggregations; got {result.method.label}."
+            "Cells are told apart where a score is a product of sums of class vectors; "
+            f"got {result.method.label}."
         )
-    return _Pair.of(collection, result, number).cells(image)
+    members = (collection, *collection.also)
+    first, *others = (_Pair.of(m, result, number).cells(image) for m in members)
+    for cells in others:
+        total = cells.sum()
+        cells = cv2.resize(cells, first.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        first = first + cells * (total / cells.sum() if cells.sum() else 0)
+    return first / len(members)
 
 
 def similarity_map(
@@ -107,6 +123,7 @@ def similarity_map(
     aggregator: Aggregator,
     power: float = 1.0,
     box: Cells | None = None,
+    probabilities: np.ndarray | None = None,
 ) -> np.ndarray:
     """The similarity of a photo, or of a region of it, with a query, cell by cell.
 
@@ -115,10 +132,10 @@ def similarity_map(
     ``v_ck = CW_k S_ck^(1/p)`` is ``v_ck X_ijk^p CAM_ijc / S_ck``; divided by the length
     of v_c these are parts x_cij of the unit vector x_c. Centring subtracts the mean m
     once a class: each cell takes the share of it that it has in the squared length of
-    x_c. With q the query, P the projection, w_c the whitened vector before its own l2
-    and L the length of the sum over classes, a cell adds
+    x_c. With q the query, P the projection, w_c the whitened vector before its own l2,
+    a_c the weight of the class and L the length of the sum over classes, a cell adds
 
-        ``sum_c (x_cij . Pq - (x_cij . x_c) (m . Pq)) / (|w_c| L)``
+        ``sum_c a_c (x_cij . Pq - (x_cij . x_c) (m . Pq)) / (|w_c| L)``
 
     which is one product of X^p with a (K, C) matrix.
 
@@ -129,6 +146,7 @@ def similarity_map(
         aggregator: of the photo's class vectors.
         power: their exponent p.
         box: the region in cells; None is the whole photo.
+        probabilities: (C,) of the classes, where they weigh.
 
     Returns:
         (H, W) float32; its sum is the product of the query with the descriptor.
@@ -147,7 +165,11 @@ def similarity_map(
     scale = scale * ops.convert_to_numpy(pooling.channel_weights(inside))
     vectors = sums * scale
     scaling, factors = aggregator.whitening.scales(vectors)
-    times = _times_summed(scaling > 0, aggregator.repeat_empty)
+    if probabilities is None:
+        probabilities = np.ones(len(vectors))
+    times = _times_summed(
+        scaling > 0, aggregator.repeat_empty, aggregator.weights(probabilities)
+    )
     summed = aggregator.whitening.unscale(
         ((times * scaling) @ vectors)[None], np.array([times @ factors])
     )
@@ -165,12 +187,13 @@ def similarity_map(
     return cells
 
 
-def _times_summed(present: np.ndarray, repeat_empty: bool) -> np.ndarray:
-    """(C,) how often each class vector is summed; see `aggregation.repeat_previous`."""
+def _times_summed(present: np.ndarray, repeat_empty: bool, weights) -> np.ndarray:
+    """(C,) weight of each vector in the sum; see `aggregation.repeat_previous`."""
     if not repeat_empty:
-        return present.astype(np.float32)
+        return np.where(present, weights, 0).astype(np.float32)
     last = np.maximum.accumulate(np.where(present, np.arange(len(present)), -1))
-    return np.bincount(last[last >= 0], minlength=len(present)).astype(np.float32)
+    known = last >= 0
+    return np.bincount(last[known], weights[known], len(present)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -181,14 +204,14 @@ class _Pair:
         collection: where the result comes from.
         method: of the result.
         number: of the query.
-        matches: image -> best region of those that were re-ranked.
+        reranked: images whose best region was looked for.
         averaged: images that query expansion averaged.
     """
 
     collection: Collection
     method: Method
     number: int
-    matches: Mapping[str, Match]
+    reranked: Container[str]
     averaged: Sequence[str]
 
     @classmethod
@@ -197,6 +220,9 @@ class _Pair:
         name = collection.data.queries[number].name
         found = result.matches[name], result.averaged[name]
         return cls(collection, result.method, number, *found)
+
+    def _match(self, image: str) -> Match:
+        return self.collection.match_region(self.method, self.number, image)
 
     def cells(self, image: str) -> np.ndarray:
         """(H, W) what each cell of an image adds to the score; see `similarity_map`."""
@@ -214,13 +240,14 @@ class _Pair:
             collection.space(self.method).aggregator,
             setup.power,
             self._box(image, features.shape[1::-1]),
+            self._probabilities(image, list(parts)),
         )
 
     def _box(self, image: str, grid: tuple[int, int]) -> Cells | None:
         """The region in cells by which an image is compared; None is all of it."""
         collection = self.collection
         if self._by_region(image):
-            return self.matches[image].box
+            return self._match(image).box
         query = collection.data.queries[self.number]
         if self._is_own_row(image) and query.box is not None:
             size = collection.data.size(image)
@@ -230,7 +257,7 @@ class _Pair:
     def _by_region(self, image: str) -> bool:
         """Whether the best region of an image stands for it."""
         moves = self.collection.setup.protocol.rerank_moves_index
-        return image in self.matches and (not self.averaged or moves != "no")
+        return image in self.reranked and (not self.averaged or moves != "no")
 
     def _is_own_row(self, image: str) -> bool:
         """Whether the query's descriptor stands for its own photo."""
@@ -255,7 +282,9 @@ class _Pair:
         return own, self._indexed(image)
 
     def _query(self, classes: Sequence[int]) -> Parts:
-        return self._sum(classes, self.collection.asked.vectors(self.number, classes))
+        asked = self.collection.asked
+        vectors = asked.vectors(self.number, classes)
+        return self._sum(classes, vectors, asked.probabilities(self.number, classes))
 
     def _indexed(self, image: str) -> Parts:
         """What stands in the index for an image: itself, or its best region."""
@@ -271,22 +300,34 @@ class _Pair:
             vectors = store.class_vectors(classes, slice(row, row + 1))[0]
         else:  # only the image's own top classes are kept, in their order
             vectors = store.read("class_vectors", [row])[0][: len(classes)]
-        return self._sum(classes, vectors)
+        return self._sum(classes, vectors, self._probabilities(image, classes))
+
+    def _probabilities(self, image: str, classes: Sequence[int]) -> np.ndarray:
+        """(C,) probabilities by which the classes of an image weigh: whose they are."""
+        by_query = self._by_region(image) or self._is_own_row(image)
+        if self.method.aggregation != "offline" or by_query:
+            return self.collection.asked.probabilities(self.number, classes)
+        row = self.collection.row_of(image)
+        return self.collection.database.read("probabilities", [row])[0][list(classes)]
 
     def _region(self, image: str) -> Parts:
-        match = self.matches[image]
+        match = self._match(image)
         if not np.isfinite(match.score):
             return {}
-        count = self.method.rerank_classes
-        classes = self.collection.asked.classes(self.number, count)
+        asked, count = self.collection.asked, self.method.rerank_classes
+        classes = asked.classes(self.number, count)
         describer = self.collection.regions(self.method)
         maps = self.collection.maps(image)
-        whitened = describer.parts(maps, classes, match.box)
+        weighing = asked.probabilities(self.number, classes)
+        whitened = describer.parts(maps, classes, match.box, weighing)
         return _unit(dict(zip(classes, whitened, strict=True)))
 
-    def _sum(self, classes: Sequence[int], vectors: np.ndarray) -> Parts:
+    def _sum(
+        self, classes: Sequence[int], vectors: np.ndarray, probabilities: np.ndarray
+    ) -> Parts:
         """Whitened class vectors of (C, K) as the descriptor sums them."""
-        whitened = self.collection.space(self.method).aggregator.parts(vectors)
+        aggregator = self.collection.space(self.method).aggregator
+        whitened = aggregator.parts(vectors, probabilities)
         return _unit(dict(zip(classes, whitened, strict=True)))
 
 

@@ -8,6 +8,7 @@ import tiny
 
 from cwr_utils import networks, ranking
 from cwr_utils.arrays import l2_normalize
+from cwr_utils.contributions import cell_contributions, class_contributions
 from cwr_utils.extraction import together
 from cwr_utils.images import read_image
 from cwr_utils.retrieval import Collection, Experiment, Method
@@ -195,3 +196,44 @@ def test_parameters_name_several(monkeypatch, tmp_path):
     assert [s.network.name for s in setups] == ["first", "second"]
     assert [s.resize for s in setups] == ["64x48", "96x72"]
     assert made == [("first", "imagenet", 3, "float32"), ("second", None, 3, "float32")]
+
+
+def test_a_stored_query_is_put_alone(several, experiment):
+    query = experiment.data.queries[1]
+    expected, found = several.run(ONLINE), several.ask_stored(query).run(ONLINE)
+    assert found.rankings == {query.name: expected.rankings[query.name]}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        replace(ONLINE, aggregation="offline", class_weighting="probability"),
+        replace(ONLINE, class_weighting="rank", whitening_exponent=0.3),
+        replace(ONLINE, class_weighting="probability", query_expansion=2),
+        replace(RERANKED, class_weighting="rank"),
+    ],
+    ids=lambda m: m.slug,
+)
+def test_scores_of_several_setups_and_weights_come_apart(several, method):
+    result = several.run(method)
+    for number, query in enumerate(several.data.queries[:2]):
+        for place in (0, 3, -1):
+            image = result.rankings[query.name][place]
+            score = result.scores[query.name][place]
+            table = class_contributions(several, result, number, image)
+            assert table["contribution"].sum() == pytest.approx(score, abs=1e-6)
+            cells = cell_contributions(several, result, number, image)
+            assert cells.sum() == pytest.approx(score, abs=2e-3)
+            # What is the same class in both is the mean over the setups.
+            assert table["class"].nunique() == len(table) > 1
+
+
+def test_a_refined_score_does_not_come_apart(several):
+    result = several.run(replace(ONLINE, refine="dba:photos=2"))
+    query = several.data.queries[0]
+    image = result.rankings[query.name][0]
+    table = class_contributions(several, result, 0, image)
+    assert table["class"].tolist() == [-1]
+    assert table["contribution"].sum() == pytest.approx(result.scores[query.name][0])
+    with pytest.raises(ValueError, match="got OnA, 3 classes . DBA"):
+        cell_contributions(several, result, 0, image)

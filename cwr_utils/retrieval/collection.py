@@ -29,7 +29,7 @@ from cwr_utils.retrieval.asked import Asked, first_classes
 from cwr_utils.retrieval.experiment import Experiment
 from cwr_utils.retrieval.method import Method, Result
 from cwr_utils.retrieval.space import Space, Spaces, Training, baseline
-from cwr_utils.store import Store, StoreError
+from cwr_utils.store import JoinedStore, Store, StoreError
 from cwr_utils.whitening import Whitening, refuse_test_images
 
 
@@ -160,6 +160,15 @@ class Collection:
             self.maps,
             [c.ask(queries, s) for c, s in zip(self.also, others, strict=True)],
         )
+
+    def ask_stored(self, query: Query) -> "Collection":
+        """Put one of the stored queries alone; its photo and box stay as they are."""
+        members = (self, *self.also)
+        stores = [
+            JoinedStore([c.queries], {query.name: c.queries.hashes[query.name]})
+            for c in members
+        ]
+        return self.ask([query], *stores)
 
     def ask_photo(self, query: Query, photo: np.ndarray, sha256: str) -> "Collection":
         """Put one query that is in no store, see `extraction.describe_query`."""

@@ -113,6 +113,11 @@ class Method:
         return self.aggregation in CLASS_AGGREGATIONS
 
     @property
+    def adds_classes(self) -> bool:
+        """Whether a score is a product of sums over classes, so that it comes apart."""
+        return self.by_class and self.aggregation != "regional" and not self.refine
+
+    @property
     def trained_on(self) -> tuple[str, int]:
         """Kind of the vectors that its whitening is fitted on, and N_pca."""
         if self.by_class:

@@ -13,7 +13,6 @@ import pandas as pd
 from cwr_utils import evaluation, explain
 from cwr_utils.arrays import Kept
 from cwr_utils.contributions import cell_contributions, class_contributions
-from cwr_utils.extraction import describe_query
 from cwr_utils.figures.canvas import fit_photo
 from cwr_utils.figures.panels import (
     SMALL,
@@ -26,7 +25,6 @@ from cwr_utils.figures.panels import (
 )
 from cwr_utils.images import Box, cells_to_box, read_image
 from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
-from cwr_utils.store import JoinedStore
 from cwr_utils.widgets.controls import (
     WIDE,
     Explorer,
@@ -112,13 +110,10 @@ def ask(collection: Collection, source: Source, box: Box | None) -> Search:
         own = (name for name, sha256 in known if sha256 == source.sha256)
         query = replace(query, image=next(own, ""))
     if source.known and box == source.query.box:
-        content = collection.queries.hashes[query.name]
-        described = JoinedStore([collection.queries], {query.name: content})
+        asked = collection.ask_stored(query)
     else:
-        described = describe_query(
-            collection.describer, query, source.photo, source.sha256
-        )
-    return Search(collection.ask([query], described), source, box)
+        asked = collection.ask_photo(query, source.photo, source.sha256)
+    return Search(asked, source, box)
 
 
 def show_search(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
@@ -154,7 +149,7 @@ def show_match(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
     name, rank = row["name"], _rank(row["rank"])
     shares = class_contributions(search.collection, result, 0, name)
     heat = None
-    if result.method.by_class:
+    if result.method.adds_classes:
         heat = cell_contributions(search.collection, result, 0, name)
     photo = read_image(data.path(name))
     match, box = result.matches[query.name].get(name), None
