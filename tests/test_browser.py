@@ -537,6 +537,7 @@ def test_the_search_explorer(desk, folder):
 
     # While the kernel lives, a page that is loaded again shows the same.
     before = desk.ranking()
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     desk.results().nth(29).wait_for(timeout=RUN)
     assert desk.ranking() == before
