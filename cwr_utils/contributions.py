@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -17,6 +16,7 @@ from cwr_utils.reranking import Match, query_cams
 from cwr_utils.retrieval import Collection, Method, Result
 
 OTHER_PAIRS = "pairs of different classes"
+AS_A_WHOLE = "not told apart by class"
 
 # A descriptor as a sum over classes: class number -> (D,).
 Parts = dict[int, np.ndarray]
@@ -78,7 +78,8 @@ def class_contributions(
     names = collection.setup.network.class_names
     order = sorted(same, key=lambda c: -same[c])
     rows = [(c, names[c], same[c]) for c in order]
-    rows.append((-1, OTHER_PAIRS, score - sum(same.values())))
+    rest = OTHER_PAIRS if result.method.adds_classes else AS_A_WHOLE
+    rows.append((-1, rest, score - sum(same.values())))
     return pd.DataFrame(rows, columns=["class", "name", "contribution"])
 
 
@@ -96,8 +97,8 @@ def cell_contributions(
     Returns:
         (H, W) on the grid of the pooled layer, see `similarity_map`; 0 outside the
         region that re-ranking chose. It adds up to the score, but for the half
-        precision of the index. Maps of other setups are brought to the grid of the
-        first, their sums kept, and averaged.
+        precision of the index. Of several setups it is the mean of their maps, on
+        the grid of the first.
 
     Raises:
         ValueError: if the method adds no class vectors.
@@ -108,12 +109,20 @@ def cell_contributions(
             f"got {result.method.label}."
         )
     members = (collection, *collection.also)
-    first, *others = (_Pair.of(m, result, number).cells(image) for m in members)
-    for cells in others:
-        total = cells.sum()
-        cells = cv2.resize(cells, first.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        first = first + cells * (total / cells.sum() if cells.sum() else 0)
-    return first / len(members)
+    maps = [_Pair.of(m, result, number).cells(image) for m in members]
+    grid = maps[0].shape
+    return np.sum([_share_out(cells, grid) for cells in maps], axis=0) / len(maps)
+
+
+def _share_out(cells: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Cells on another grid, each shared out by area, so that the sum stays."""
+    for axis, (old, new) in enumerate(zip(cells.shape, grid, strict=True)):
+        start, end = np.arange(new)[:, None] / new, np.arange(1, new + 1)[:, None] / new
+        before, after = np.arange(old) / old, np.arange(1, old + 1) / old
+        overlap = np.minimum(end, after) - np.maximum(start, before)
+        shares = old * np.clip(overlap, 0, None)  # (new, old), columns add up to 1
+        cells = np.moveaxis(np.tensordot(shares, cells, (1, axis)), 0, axis)
+    return cells.astype(np.float32)
 
 
 def similarity_map(

@@ -345,10 +345,15 @@ class Desk:
         """Act, wait until what is looked at is another, and say how long it took."""
         before, begun = look(), time.monotonic()
         act()
-        while look() == before:
+        while (seen := look()) == before:
             assert time.monotonic() - begun < ANSWER / 1000, "nothing changed"
             self.page.wait_for_timeout(20)
-        return time.monotonic() - begun
+        seconds, before = time.monotonic() - begun, None
+        while seen != before:  # several keys may have several answers
+            self.page.wait_for_timeout(300)
+            self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+            before, seen = seen, look()
+        return seconds
 
     def slide(self, label, key, times=1):
         """Move a slider by the keyboard."""
@@ -532,6 +537,7 @@ def test_the_search_explorer(desk, folder):
 
     # While the kernel lives, a page that is loaded again shows the same.
     before = desk.ranking()
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     desk.results().nth(29).wait_for(timeout=RUN)
     assert desk.ranking() == before

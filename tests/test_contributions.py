@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_utils import contributions, pooling, whitening
-from cwr_utils.aggregation import Aggregator
+from cwr_utils.aggregation import CLASS_WEIGHTINGS, Aggregator
 from cwr_utils.contributions import (
     cell_contributions,
     class_contributions,
@@ -28,7 +28,11 @@ METHODS = [
     replace(ONLINE, aggregation="offline", query_expansion=2),
     replace(ONLINE, rerank=6, rerank_classes=3),
     replace(ONLINE, rerank=6, rerank_classes=3, query_expansion=2),
+    replace(ONLINE, class_weighting="rank", rerank=3, rerank_classes=2),
+    replace(ONLINE, aggregation="offline", class_weighting="probability"),
+    replace(ONLINE, aggregation="theme", class_weighting="rank"),
 ]
+EXPANDED = METHODS[6], METHODS[7]  # the same without and with
 
 
 def only(collection, number):
@@ -117,8 +121,8 @@ def test_they_add_up_to_the_score_of_every_image(make, method, flags):
 def test_a_result_is_explained_without_another_search(make, monkeypatch):
     """Of an expanded query too: what was averaged is part of the result."""
     collection = only(make(), 1)
-    plain = collection.run(METHODS[-2]).rankings["query1"]
-    result = collection.run(METHODS[-1])
+    plain = collection.run(EXPANDED[0]).rankings["query1"]
+    result = collection.run(EXPANDED[1])
     assert result.averaged == {"query1": plain[:2]}
     assert collection.run(ONLINE).averaged == {"query1": []}
     monkeypatch.setattr(collection, "run", None)
@@ -188,6 +192,23 @@ def test_unit_parts_have_a_sum_of_length_one():
 # The heat map of a match
 
 
+@given(st.integers(0, 10**6), *[st.tuples(st.integers(1, 9), st.integers(1, 9))] * 2)
+def test_cells_on_another_grid_have_the_same_sum(seed, old, new):
+    cells = np.random.default_rng(seed).standard_normal(old).astype(np.float32)
+    shared = contributions._share_out(cells, new)
+    assert shared.shape == new
+    assert shared.sum() == pytest.approx(float(cells.sum()), abs=1e-5)
+    np.testing.assert_allclose(contributions._share_out(cells, old), cells, rtol=1e-6)
+
+
+def test_cells_are_shared_out_by_area():
+    """By hand: two cells of 6 on three are 4 each; a row of three on two halves one."""
+    two = np.full((2, 1), 6, np.float32)
+    np.testing.assert_allclose(contributions._share_out(two, (3, 1)), [[4], [4], [4]])
+    three = np.array([[2, 4, 8]], np.float32)
+    np.testing.assert_allclose(contributions._share_out(three, (1, 2)), [[4, 10]])
+
+
 def whitened(seed, channels, dimensions):
     vectors = np.random.default_rng(seed).random((40, channels))
     return whitening.fit(vectors, "random vectors").keep(dimensions)
@@ -224,19 +245,21 @@ def test_the_map_is_the_naive_loop_over_cells(power, dead, repeat):
     st.sets(st.integers(0, 3), max_size=4),
     st.booleans(),
     st.sampled_from([None, (0, 0, 6, 5), (1, 2, 5, 4), (5, 4, 6, 5)]),
+    st.sampled_from(CLASS_WEIGHTINGS),
 )
-def test_the_map_adds_up_to_the_similarity(seed, power, dead, repeat, box):
+def test_the_map_adds_up_to_the_similarity(seed, power, dead, repeat, box, weighting):
     """With the descriptor that `pooling` and `Aggregator` make of the region."""
     features, cams, query = scene(seed, dead)
-    aggregator = Aggregator(whitened(1, 7, 5), repeat)
-    found = similarity_map(query, features, cams, aggregator, power, box)
+    aggregator = Aggregator(whitened(1, 7, 5), repeat, weighting)
+    likely = np.array([0.5, 0.3, 0.15, 0.05])
+    found = similarity_map(query, features, cams, aggregator, power, box, likely)
     mask = np.ones((1, 5, 6), np.float32)
     if box:
         x1, y1, x2, y2 = box
         mask[:] = 0
         mask[0, y1:y2, x1:x2] = 1
     vectors = pooling.class_vectors(features, cams, mask, power)
-    descriptor = aggregator(np.asarray(vectors)[0])
+    descriptor = aggregator(np.asarray(vectors)[0], likely)
     assert found.sum() == pytest.approx(float(query @ descriptor), abs=1e-5)
     assert not found[mask[0] == 0].any()
 
@@ -292,3 +315,12 @@ def test_cells_are_told_apart_for_class_aggregations_only(make):
     result = collection.run(Method("sum", dimensions=0))
     with pytest.raises(ValueError, match="Raw features"):
         cell_contributions(collection, result, 0, "place0_0")
+
+
+def test_a_weight_counts_for_the_class_and_for_what_repeats_it():
+    present = np.array([False, True, False, False, True])
+    weights = np.array([1.0, 0.5, 0.25, 0.125, 2.0])
+    times = contributions._times_summed(present, False, weights)
+    assert times.tolist() == [0, 0.5, 0, 0, 2]
+    times = contributions._times_summed(present, True, weights)
+    assert times.tolist() == [0, 0.875, 0, 0, 2]

@@ -8,7 +8,11 @@ import tiny
 
 from cwr_utils import networks, ranking
 from cwr_utils.arrays import l2_normalize
-from cwr_utils.contributions import cell_contributions, class_contributions
+from cwr_utils.contributions import (
+    AS_A_WHOLE,
+    cell_contributions,
+    class_contributions,
+)
 from cwr_utils.extraction import together
 from cwr_utils.images import read_image
 from cwr_utils.retrieval import Collection, Experiment, Method
@@ -234,6 +238,7 @@ def test_a_refined_score_does_not_come_apart(several):
     image = result.rankings[query.name][0]
     table = class_contributions(several, result, 0, image)
     assert table["class"].tolist() == [-1]
+    assert table["name"].tolist() == [AS_A_WHOLE]
     assert table["contribution"].sum() == pytest.approx(result.scores[query.name][0])
     with pytest.raises(ValueError, match="got OnA, 3 classes . DBA"):
         cell_contributions(several, result, 0, image)

@@ -5,10 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cwr_utils.figures.plots import _chart, _check_columns, _line_style
-from cwr_utils.figures.style import BLACK, BLUE, GREY, ORANGE
+from cwr_utils.figures.style import BLACK, BLUE, GREY, ORANGE, room, two_sizes
 from cwr_utils.figures.text import fit_line
 
 
+@two_sizes
 def classes_alone(table: pd.DataFrame) -> Figure:
     """Draw what the class at each rank is worth alone, and how like the first it is.
 
@@ -27,6 +28,7 @@ def classes_alone(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@two_sizes
 def class_weights(table: pd.DataFrame) -> Figure:
     """Draw mAP by the number of classes, a line for each way to weigh them.
 
@@ -45,6 +47,7 @@ def class_weights(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@two_sizes
 def walk(table: pd.DataFrame) -> Figure:
     """Draw the mAP of each step with its interval, and what describing a photo costs.
 
@@ -69,7 +72,7 @@ def walk(table: pd.DataFrame) -> Figure:
             text, (right, row), (4, 0), textcoords="offset points", va="center",
             fontsize=6, color=BLACK,
         )  # fmt: skip
-    axes.set_yticks(rows, [fit_line(str(step), 1.5, 6) for step in table["step"]])
+    axes.set_yticks(rows, [fit_line(str(step), room(1.5), 6) for step in table["step"]])
     axes.set(xlabel="mAP; beside it the gain in points and the time a photo")
     axes.margins(y=0.08)
     axes.set_xlim(right=min(1.0, right) + 0.35 * (right - table["mAP_low"].min()))

@@ -283,7 +283,7 @@ def embedding_map(
     places = _free_cells(np.asarray(points, np.float64), columns, rows)
     side, gap = WIDEST / columns, 0.07
     wide, tall = side - gap, 0.75 * (side - gap)
-    below = 0.11 if any(names) else 0.0
+    below = 0.13 if any(names) else 0.0
     step = tall + below + gap
     notes = credit_lines([("", credit) for credit in credits], WIDEST)
     fig = canvas(WIDEST, rows * step + len(notes) * line_height(SMALLEST))
@@ -311,7 +311,7 @@ def embedding_map(
             style = {"edgecolor": colours[group], "linewidth": 2.2, "zorder": 3}
             draw_frame(ground, (left, top, right, bottom), **style)
         style = {"size": SMALLEST, "color": SOFT, "align": "center", "keep": 2}
-        write_text(fig, name, x - side / 2, y + tall / 2, side - 0.02, **style)
+        write_text(fig, name, x - side / 2, y + tall / 2 + 0.03, side - 0.02, **style)
     ground.set(xlim=(0, WIDEST), ylim=(rows * step, 0))
     write_lines(fig, notes, rows * step + 0.02)
     return fig

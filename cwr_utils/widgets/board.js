@@ -70,8 +70,11 @@ function render({ model, el }) {
     choose();
     asked = false;
     watcher.disconnect();
-    const last = cards.lastElementChild;
-    if (last && cards.children.length < model.get("total")) watcher.observe(last);
+    // Before the photos are there, cards are so low that the last one would be seen.
+    const [seen, last, list] = [watcher, cards.lastElementChild, cards];
+    const photos = [...cards.querySelectorAll("img")].map((image) => image.decode());
+    if (cards.children.length < model.get("total"))
+      Promise.allSettled(photos).then(() => list === cards && seen.observe(last));
   };
   const onSeen = ([entry]) => {
     if (!entry.isIntersecting || asked) return;
@@ -127,6 +130,7 @@ function render({ model, el }) {
       save.addEventListener("click", () => model.send({ save: true }));
     }
     cards = add(board, "div", choice ? "results" : "cards");
+    if (choice) cards.style.cssText = "max-height:400px;overflow-y:auto";
     cards.setAttribute("role", "group");
     cards.setAttribute("aria-label", model.get("title"));
     cards.addEventListener("keydown", onKey);

@@ -65,7 +65,8 @@ function render({ model, el }) {
       model.send({ name: file.name }, undefined, [await small.arrayBuffer()]);
     } catch {
       const size = `${(file.size / 1e6).toFixed(0)} MB`;
-      model.send({ name: file.name, refused: `the browser cannot scale its ${size} down` });
+      const refused = `the browser cannot scale its ${size} down; save it as JPEG`;
+      model.send({ name: file.name, refused });
     }
   };
   upload.addEventListener("click", () => chooser.click());

@@ -13,6 +13,7 @@ import pandas as pd
 from cwr_utils import evaluation, explain
 from cwr_utils.arrays import Kept
 from cwr_utils.contributions import cell_contributions, class_contributions
+from cwr_utils.extraction import MOST_TOP_CLASSES
 from cwr_utils.figures.canvas import fit_photo
 from cwr_utils.figures.panels import (
     SMALL,
@@ -209,6 +210,8 @@ class SearchExplorer(Explorer):
         self.panel = PhotoPanel(data, start, self._update, self.message)
         # Class vectors are whitened: without training photos there are none.
         known = CLASS_AGGREGATIONS if collection.training is not None else ()
+        if not collection.setup.region_classes:
+            known = [name for name in known if name != "regional"]
         slow: Any = {**WIDE, "continuous_update": False}
         self.aggregation = ipywidgets.Dropdown(
             options=list(dict.fromkeys([method.aggregation, *known])),
@@ -216,8 +219,13 @@ class SearchExplorer(Explorer):
             description="Aggregation",
             **WIDE,
         )
+        most = min(MOST_TOP_CLASSES, len(collection.setup.network.class_names))
         self.classes = ipywidgets.IntSlider(
-            value=method.num_classes, min=1, max=64, description="Classes", **slow
+            value=method.num_classes,
+            min=1,
+            max=max(most, method.num_classes),
+            description="Classes",
+            **slow,
         )
         self.layer = ipywidgets.Dropdown(
             options=[layer, *collection.other_layers()], description="Layer", **WIDE
