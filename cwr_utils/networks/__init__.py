@@ -1,6 +1,7 @@
 """Networks whose class activation maps are exact, under one interface.
 
-`load` makes a `CamNetwork`; `available` lists what it knows.
+`load` makes a `CamNetwork`; `available` lists the names that it knows. `from_keras`
+makes one of a person's own model.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from cwr_utils.networks import (
     densenet161,
     efficientnet_lite,
     keras_applications,
+    keras_model,
     vgg16_cam,
 )
 from cwr_utils.networks.cam_network import (
@@ -21,8 +23,10 @@ from cwr_utils.networks.cam_network import (
     top_classes,
 )
 from cwr_utils.networks.check import check_top5
+from cwr_utils.networks.heads import slide_windows
 from cwr_utils.networks.importers import WeightsError
 from cwr_utils.networks.importers.keras_file import save_weights
+from cwr_utils.networks.keras_model import from_keras
 from cwr_utils.protocol import Protocol
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -34,8 +38,10 @@ __all__ = [
     "available",
     "check_top5",
     "compile_options",
+    "from_keras",
     "load",
     "save_weights",
+    "slide_windows",
     "top_classes",
     "under",
 ]
@@ -62,8 +68,10 @@ def load(
     """Load a network by name.
 
     Args:
-        name: one of `available`.
-        weights: "imagenet", None for random ones, or the path of a weight file.
+        name: one of `available`, or the path of a whole Keras model, ``.keras`` or
+            ``.h5`` (see `keras_model`).
+        weights: "imagenet", None for random ones, or the path of a weight file. A model
+            file has its own, which are meant by "imagenet".
         seed: of the random weights; nothing else here is random.
         precision: Keras's policy for the convolutions, "float32", "mixed_float16" or
             "mixed_bfloat16"; None is the policy that Keras has. CAMs, pooling and
@@ -95,6 +103,8 @@ def load(
     # A path may be relative, and other processes work elsewhere.
     if weights not in ("imagenet", None):
         weights = os.path.abspath(weights)
+    if keras_model.is_file(name):
+        name = os.path.abspath(name)
     settings = tuple(sorted(options.items()))
     network.recipe = _load_again, (name, weights, seed, precision, settings)
     return network
@@ -105,6 +115,8 @@ def _load_again(name, weights, seed, precision, options) -> CamNetwork:
 
 
 def _load(name, weights, seed, **options: Any) -> CamNetwork:
+    if keras_model.is_file(name):
+        return keras_model.load(name, weights, seed, **options)
     if name in efficientnet_lite.SCALES:
         return efficientnet_lite.load(name, weights, seed, **options)
     if name == vgg16_cam.NAME:
@@ -116,7 +128,7 @@ def _load(name, weights, seed, **options: Any) -> CamNetwork:
     similar = difflib.get_close_matches(name, available(), n=3, cutoff=0.4)
     raise ValueError(
         f"unknown network {name!r}; similar: {', '.join(similar) or 'none'}; "
-        f"all of them: {', '.join(available())}"
+        f"all of them: {', '.join(available())}, or the path of a .keras or .h5 file"
     )
 
 
@@ -125,7 +137,7 @@ def under(network: CamNetwork, protocol: Protocol) -> CamNetwork:
 
     The name of the network then says so, and with it every store and table.
     """
-    if not network.name.startswith(vgg16_cam.NAME):
+    if network.name not in vgg16_cam.NAMES.values():
         return network
     turned = vgg16_cam.reorder_mean(network, protocol.mean_order)
     if turned.name == network.name:

@@ -30,6 +30,7 @@ from cwr_utils.networks.importers import (
 )
 
 NAME = "vgg16-cam"
+NAMES = {"bgr": NAME, "swapped": f"{NAME}:swapped-mean"}  # by `mean_order`
 # What weights="imagenet" looks for, in this order: the authors', Zhou's, our own.
 FILES = (
     "vgg_cam_weights.h5",
@@ -87,7 +88,7 @@ def load(
             names the layer, the expected and the found shape.
         ValueError: if there is no such `mean_order`.
     """
-    if mean_order not in ("bgr", "swapped"):
+    if mean_order not in NAMES:
         raise ValueError(f"`mean_order` must be 'bgr' or 'swapped'; got {mean_order!r}")
     if weights == "imagenet":
         weights = _find_file()
@@ -122,7 +123,7 @@ def reorder_mean(network: CamNetwork, mean_order: str) -> CamNetwork:
 def _with_mean(mean_order: str, **parts: Any) -> CamNetwork:
     mean = _MEAN_BGR if mean_order == "bgr" else _MEAN_BGR[::-1]
     return CamNetwork(
-        name=NAME if mean_order == "bgr" else f"{NAME}:swapped-mean",
+        name=NAMES[mean_order],
         preprocess=lambda images: preprocess(images, mean),
         default_layer="conv5_1",
         **parts,

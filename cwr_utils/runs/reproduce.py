@@ -80,6 +80,8 @@ def plan(
     workbench.load_data(loader, root, other, other_root)
     if weights and Path(weights).is_file():
         weights = os.path.abspath(weights)
+    if Path(network).is_file():
+        network = os.path.abspath(network)
     try:
         networks.load(network, weights)
     except ValueError as error:
@@ -97,7 +99,8 @@ def plan(
         "cap_dimensions": True,
         **({"dimensions": DIMENSIONS[network]} if network in DIMENSIONS else {}),
     }
-    return Plan(record.file_name(f"{label}-{network}{random}"), parameters)
+    shown = record.label(network) if Path(network).is_file() else network
+    return Plan(record.file_name(f"{label}-{shown}{random}"), parameters)
 
 
 def run(chosen: Plan, jobs: int | None = None) -> list[str]:

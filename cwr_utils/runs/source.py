@@ -70,6 +70,18 @@ def place(value: str) -> Path:
     return Path(os.path.abspath(ROOT / "notebooks" / value))
 
 
+def is_place(name: str, value: Any) -> bool:
+    """Whether a parameter's value is a file or folder: what is there counts."""
+    if name == "network":
+        return str(value).endswith((".keras", ".h5", ".hdf5"))
+    return name in PLACES
+
+
+def network(name: str) -> str:
+    """A network's name, or where the file is that is one."""
+    return str(place(name)) if is_place("network", name) else name
+
+
 def defaults(name: str) -> dict[str, Any]:
     """Parameter -> value in the notebook's first code cell, that of the parameters."""
     lines = ast.parse(_code(name)[0]).body
