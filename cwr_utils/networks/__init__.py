@@ -10,10 +10,11 @@ from typing import Any
 
 from cwr_utils.backend import keras
 from cwr_utils.networks import (
-    densenet161,
+    catalog,
     efficientnet_lite,
     keras_applications,
     keras_model,
+    torchvision,
     vgg16_cam,
 )
 from cwr_utils.networks.cam_network import (
@@ -22,17 +23,19 @@ from cwr_utils.networks.cam_network import (
     compile_options,
     top_classes,
 )
-from cwr_utils.networks.check import check_top5
+from cwr_utils.networks.check import Check, check_top5
 from cwr_utils.networks.heads import slide_windows
 from cwr_utils.networks.importers import WeightsError
 from cwr_utils.networks.importers.keras_file import save_weights
 from cwr_utils.networks.keras_model import from_keras
 from cwr_utils.protocol import Protocol
 
+table = catalog.table
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 __all__ = [
     "CamNetwork",
+    "Check",
     "FeatureLayer",
     "WeightsError",
     "available",
@@ -42,6 +45,7 @@ __all__ = [
     "load",
     "save_weights",
     "slide_windows",
+    "table",
     "top_classes",
     "under",
 ]
@@ -53,7 +57,7 @@ def available() -> list[str]:
     return [
         *efficientnet_lite.SCALES,
         vgg16_cam.NAME,
-        densenet161.NAME,
+        *torchvision.ARCHITECTURES,
         *(f"{prefix}{name}" for name in keras_applications.NAMES),
     ]
 
@@ -121,8 +125,8 @@ def _load(name, weights, seed, **options: Any) -> CamNetwork:
         return efficientnet_lite.load(name, weights, seed, **options)
     if name == vgg16_cam.NAME:
         return vgg16_cam.load(weights, seed, **options)
-    if name == densenet161.NAME:
-        return densenet161.load(weights, seed, **options)
+    if name in torchvision.ARCHITECTURES:
+        return torchvision.load(name, weights, seed, **options)
     if name.startswith(keras_applications.PREFIX):
         return keras_applications.load(name, weights, seed, **options)
     similar = difflib.get_close_matches(name, available(), n=3, cutoff=0.4)

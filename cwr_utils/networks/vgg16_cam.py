@@ -91,7 +91,7 @@ def load(
     if mean_order not in NAMES:
         raise ValueError(f"`mean_order` must be 'bgr' or 'swapped'; got {mean_order!r}")
     if weights == "imagenet":
-        weights = _find_file()
+        weights = find_file()
     model = keras_file.with_classifier(_build(sizes), sizes.classes)
     if weights is None:
         weights_id = randomize(model, seed)
@@ -137,29 +137,40 @@ def preprocess(images: Any, mean_bgr: Iterable[float] = _MEAN_BGR) -> Any:
     )
 
 
-def _build(sizes: Sizes) -> keras.Model:
-    """Build the network up to the GAP.
+def trunk(blocks: tuple[int, ...]) -> tuple[Any, Any]:
+    """VGG-16 up to conv5_3: the symbolic input and output.
 
-    A side that is no multiple of 16 loses its last pixels in the pooling, as in
-    Theano; Caffe would keep a partial cell instead.
+    A side that is no multiple of 16 loses its last pixels in the pooling, as in Theano
+    and PyTorch; Caffe would keep a partial cell instead.
     """
-
-    def conv(x, filters, name):
-        options = {"padding": "same", "activation": "relu", "name": name}
-        return layers.Conv2D(filters, 3, **options)(x)
-
     x = inputs = keras.Input((None, None, 3), name="input")
     for block, (count, filters) in enumerate(
-        zip(_CONVOLUTIONS, sizes.blocks, strict=True), 1
+        zip(_CONVOLUTIONS, blocks, strict=True), 1
     ):
         for i in range(1, count + 1):
-            x = conv(x, filters, f"conv{block}_{i}")
+            x = _conv(x, filters, f"conv{block}_{i}")
         if block < len(_CONVOLUTIONS):
             x = layers.MaxPooling2D(2, name=f"pool{block}")(x)
-    return keras.Model(inputs, conv(x, sizes.maps, "CAM_conv"), name="vgg16_cam")
+    return inputs, x
 
 
-def _find_file() -> Path:
+def _conv(x: Any, filters: int, name: str) -> Any:
+    options = {"padding": "same", "activation": "relu", "name": name}
+    return layers.Conv2D(filters, 3, **options)(x)
+
+
+def _build(sizes: Sizes) -> keras.Model:
+    """Build the network up to the GAP."""
+    inputs, x = trunk(sizes.blocks)
+    return keras.Model(inputs, _conv(x, sizes.maps, "CAM_conv"), name="vgg16_cam")
+
+
+def find_file() -> Path:
+    """The file that weights="imagenet" reads.
+
+    Raises:
+        WeightsError: if there is none; it says what to fetch.
+    """
     folder = weights_folder()
     for name in FILES:
         if (folder / name).is_file():
