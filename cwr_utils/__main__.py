@@ -91,7 +91,7 @@ def _paper(jobs, weights, protocol, **given) -> list[str]:
 def _networks() -> None:
     from cwr_utils import networks
 
-    print(networks.table().to_string())
+    print(networks.table().drop(columns="url").to_string())
     print("and hub:PRESET of KerasHub, and .keras or .h5 files of whole models")
 
 

@@ -12,6 +12,7 @@ from cwr_utils.backend import keras
 from cwr_utils.networks import (
     catalog,
     efficientnet_lite,
+    hub,
     keras_applications,
     keras_model,
     torchvision,
@@ -72,10 +73,10 @@ def load(
     """Load a network by name.
 
     Args:
-        name: one of `available`, or the path of a whole Keras model, ``.keras`` or
-            ``.h5`` (see `keras_model`).
+        name: one of `available`; the path of a whole Keras model, ``.keras`` or
+            ``.h5`` (see `keras_model`); or "hub:" and a preset of KerasHub (see `hub`).
         weights: "imagenet", None for random ones, or the path of a weight file. A model
-            file has its own, which are meant by "imagenet".
+            file and a preset have their own, which are meant by "imagenet".
         seed: of the random weights; nothing else here is random.
         precision: Keras's policy for the convolutions, "float32", "mixed_float16" or
             "mixed_bfloat16"; None is the policy that Keras has. CAMs, pooling and
@@ -109,6 +110,8 @@ def load(
         weights = os.path.abspath(weights)
     if keras_model.is_file(name):
         name = os.path.abspath(name)
+    if hub.is_folder(name):
+        name = hub.PREFIX + os.path.abspath(name.removeprefix(hub.PREFIX))
     settings = tuple(sorted(options.items()))
     network.recipe = _load_again, (name, weights, seed, precision, settings)
     return network
@@ -121,6 +124,8 @@ def _load_again(name, weights, seed, precision, options) -> CamNetwork:
 def _load(name, weights, seed, **options: Any) -> CamNetwork:
     if keras_model.is_file(name):
         return keras_model.load(name, weights, seed, **options)
+    if name.startswith(hub.PREFIX):
+        return hub.load(name, weights, seed, **options)
     if name in efficientnet_lite.SCALES:
         return efficientnet_lite.load(name, weights, seed, **options)
     if name == vgg16_cam.NAME:
@@ -132,7 +137,8 @@ def _load(name, weights, seed, **options: Any) -> CamNetwork:
     similar = difflib.get_close_matches(name, available(), n=3, cutoff=0.4)
     raise ValueError(
         f"unknown network {name!r}; similar: {', '.join(similar) or 'none'}; "
-        f"all of them: {', '.join(available())}, or the path of a .keras or .h5 file"
+        f"all of them: {', '.join(available())}, the path of a .keras or .h5 "
+        "file, or hub: and a preset of KerasHub"
     )
 
 

@@ -17,14 +17,14 @@ def table() -> pd.DataFrame:
         One row a network: `layer`, which is pooled unless another is named, with its
         `channels` (K) and `stride` in pixels, and how many `layers` can be pooled;
         `non_negative`, whether any exponent of class vectors does; `maps` (M);
-        `smallest`, pixels that each side of a photo needs; `millions` of weights; and
-        `weights`: where they are, or what to fetch.
+        `smallest`, pixels that each side of a photo needs; `millions` of weights;
+        `weights`, where they are or what to fetch; and `url`, from where.
     """
     networks = pd.read_csv(FILE, keep_default_na=False, index_col="name")
     networks["weights"] = [
         _weights(name, row["url"], row["millions"]) for name, row in networks.iterrows()
     ]
-    return networks.drop(columns="url")
+    return networks
 
 
 def _weights(name: str, url: str, millions: float) -> str:
@@ -40,4 +40,4 @@ def _weights(name: str, url: str, millions: float) -> str:
     file = weights_folder() / url.rsplit("/", 1)[1]
     if file.is_file():
         return f"here: {file}"
-    return f"fetched when used: {url}, {millions * 4:.0f} MB"
+    return f"fetched when used: {file.name}, {millions * 4:.0f} MB"

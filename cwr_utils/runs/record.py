@@ -215,6 +215,8 @@ def _shown(name: str, value: Any) -> Any:
     """A parameter without a path of this machine."""
     if not source.is_place(name, value) or not value:
         return value
+    if name == "network":
+        return Path(value).name
     inside = source.place(value).is_relative_to(source.ROOT.resolve())
     return value if inside and not os.path.isabs(value) else Path(value).name
 

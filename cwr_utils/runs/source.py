@@ -73,13 +73,18 @@ def place(value: str) -> Path:
 def is_place(name: str, value: Any) -> bool:
     """Whether a parameter's value is a file or folder: what is there counts."""
     if name == "network":
-        return str(value).endswith((".keras", ".h5", ".hdf5"))
+        folder = value.removeprefix("hub:")
+        is_preset = folder != value and place(folder).is_dir()
+        return is_preset or value.endswith((".keras", ".h5", ".hdf5"))
     return name in PLACES
 
 
 def network(name: str) -> str:
-    """A network's name, or where the file is that is one."""
-    return str(place(name)) if is_place("network", name) else name
+    """A network's name; of a model file or a preset in a folder, where it is."""
+    if not is_place("network", name):
+        return name
+    path = name.removeprefix("hub:")
+    return name.removesuffix(path) + str(place(path))
 
 
 def defaults(name: str) -> dict[str, Any]:
