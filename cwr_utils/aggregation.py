@@ -192,10 +192,13 @@ def region_vectors(
 ) -> np.ndarray:
     """(n, R, C, K) class vectors of the regions of some images.
 
+    A network with fewer classes than `num_classes` gives all.
+
     Raises:
         StoreError: if regions were described by fewer classes.
     """
     kept = store.shape("region_vectors")[1] if store.has("region_vectors") else 0
+    num_classes = min(num_classes, store.shape("probabilities")[0])
     if num_classes > kept:
         raise StoreError(
             f"{store.path} describes regions by {kept} classes; {num_classes} were "

@@ -198,20 +198,19 @@ def test_fewer_classes_than_a_default_are_all_used(tmp_path, classes):
     made = networks.from_keras(model(classes))
     data = tiny.dataset(tmp_path / "data")
     other = tiny.dataset(tmp_path / "other", "other", 0, 0, 12, first_place=100)
-    setup = tiny.setup(tmp_path / "cache", made, tiny.FINE)
+    setup = tiny.setup(tmp_path / "cache", made, tiny.FINE, region_classes=classes)
     collection = tiny.opened(Experiment(data, other, setup))
     for aggregation in CLASS_AGGREGATIONS:
-        most = Method(
-            aggregation, classes, classes, 4, rerank=3, rerank_classes=classes
-        )
-        more = Method(aggregation, 64, 32, 4, rerank=3, rerank_classes=40)
+        rerank = 0 if aggregation == "regional" else 3
+        most = Method(aggregation, classes, classes, 4, 0, rerank, classes)
+        more = Method(aggregation, 64, 32, 4, 0, rerank, 40)
         found, expected = collection.run(more), collection.run(most)
         assert found.rankings == expected.rankings
         for query in data.queries:
             np.testing.assert_array_equal(
                 found.scores[query.name], expected.scores[query.name]
             )
-    both = collection.space(replace(more, rerank=0)).offline([classes, 64])
+    both = collection.space(Method("offline", 64, 32, 4)).offline([classes, 64])
     np.testing.assert_array_equal(both[classes], both[64])
 
 

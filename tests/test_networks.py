@@ -138,6 +138,26 @@ def test_keras_cams_add_up_to_the_logits(name):
         check_identity(network, maps)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["MobileNet", "ConvNeXtTiny", pytest.param("VGG16", marks=pytest.mark.slow)],
+)
+def test_other_heads_of_keras_are_exact_too(name):
+    """A 1x1 convolution behind the GAP, a LayerNormalization, a window of 224 pixels."""
+    network = networks.load(f"keras:{name}", weights=None, seed=3)
+    constructor, module = keras_applications._find(name)
+    whole = constructor(weights=None, classifier_activation=None)
+    cam_network.randomize(whole, seed=3)
+    images = photos(224, 224)
+    expected = whole.predict_on_batch(module.preprocess_input(images.astype("f4")))
+    scale = np.abs(expected).max()
+    maps = network.maps(images)
+    assert np.isfinite(scale) and expected.std() > 0
+    np.testing.assert_allclose(maps["logits"], expected, rtol=1e-3, atol=1e-4 * scale)
+    check_identity(network, maps)
+    check_identity(network, network.maps(photos(256, 300)))
+
+
 def test_resnet50_pools_what_the_authors_pool():
     network = networks.load("keras:ResNet50", weights=None)
     layer = networks.FeatureLayer("conv5_block3_out", 2048, 32, True)

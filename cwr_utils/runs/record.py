@@ -216,7 +216,7 @@ def _shown(name: str, value: Any) -> Any:
     if not source.is_place(name, value) or not value:
         return value
     if name == "network":
-        return Path(value).name
+        return " + ".join(Path(one).name for one in value.split(" + "))
     inside = source.place(value).is_relative_to(source.ROOT.resolve())
     return value if inside and not os.path.isabs(value) else Path(value).name
 
