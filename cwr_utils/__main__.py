@@ -38,6 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     # Empty is not given: that is how make passes on what it was not told.
     whole.add_argument("--weights", default="", help="imagenet, none (random), a file")
     whole.add_argument("--protocol", default="", help="authors_code if not given")
+    networks = add("networks", _networks, "what networks there are, or check one")
+    check = networks.add_subparsers().add_parser("check", help="what it names photos")
+    check.set_defaults(function=_check)
+    check.add_argument("network", help="a name, or a .keras or .h5 file")
+    check.add_argument("photos", nargs="*", help="files; two samples if none is given")
+    check.add_argument("--weights", default="imagenet", help="none (random), a file")
     for command in (sweep, whole):
         command.add_argument("-j", "--jobs", type=_positive, help="cells at a time")
     for command in (run, sweep):
@@ -80,6 +86,25 @@ def _paper(jobs, weights, protocol, **given) -> list[str]:
     failures = reproduce.run(plan, jobs)
     print("\n".join(failures))
     return failures
+
+
+def _networks() -> None:
+    from cwr_utils import networks
+
+    print(networks.table().drop(columns="url").to_string())
+    print("and hub:PRESET of KerasHub, and .keras or .h5 files of whole models")
+
+
+def _check(network, photos, weights) -> bool:
+    from cwr_utils import networks
+
+    weights = None if weights == "none" else weights
+    try:
+        check = networks.check_top5(networks.load(network, weights), photos)
+    except ValueError as error:
+        raise source.RunError(str(error)) from error
+    print(check)
+    return check.right is False
 
 
 def _positive(text: str) -> int:

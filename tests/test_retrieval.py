@@ -420,17 +420,32 @@ def test_a_training_store_may_keep_fewer_classes(make, others, stores, tmp_path)
         np.testing.assert_allclose(first, second, rtol=0.05, atol=1e-3)
 
 
-def test_more_classes_than_are_known_are_refused_everywhere(make):
+def test_more_classes_than_the_network_has_are_all_of_them(make):
     retrieving = make()
-    many = {"num_classes": tiny.CLASSES + 1}
     for method in (
-        replace(ONLINE, **many),
-        replace(OFFLINE, **many),
-        replace(THEME, **many),
-        replace(ONLINE, rerank=3, rerank_classes=7),
+        ONLINE,
+        OFFLINE,
+        THEME,
+        replace(ONLINE, rerank=3, rerank_classes=tiny.CLASSES),
     ):
-        with pytest.raises((ValueError, StoreError), match="7"):
-            retrieving.run(method)
+        method = replace(method, num_classes=tiny.CLASSES)
+        more = replace(method, num_classes=9, rerank_classes=method.rerank_classes + 1)
+        assert (
+            retrieving.run(more).scores.keys() == retrieving.run(method).scores.keys()
+        )
+        for name, scores in retrieving.run(method).scores.items():
+            np.testing.assert_array_equal(retrieving.run(more).scores[name], scores)
+
+
+def test_more_classes_than_were_kept_are_refused(make, others, stores, tmp_path):
+    """They exist, and are not there: another answer would be silent."""
+    kept = extract(others, tiny.setup(resize=SIZE, classes=3), tmp_path / "s")
+    few = make(stores=(*stores[:2], kept))
+    with pytest.raises(StoreError, match="top 3 classes of each image; 4 were asked"):
+        few.run(replace(ONLINE, num_whitening_classes=4))
+    themed = make(theme=(0, 1))
+    with pytest.raises(ValueError, match="4 classes were asked for; .* has 2"):
+        themed.run(replace(THEME, num_classes=4))
 
 
 # Re-ranking

@@ -281,7 +281,8 @@ class Collection:
     def classes(self, method: Method, query: int) -> list[int]:
         """The classes that describe a query."""
         if method.aggregation == "theme":
-            return first_classes(self.theme, method.num_classes, "theme list")
+            count = min(method.num_classes, len(self.setup.network.class_names))
+            return first_classes(self.theme, count, "theme list")
         return self.asked.classes(query, method.num_classes)
 
     def regions(self, method: Method) -> RegionDescriber:

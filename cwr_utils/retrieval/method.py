@@ -50,6 +50,8 @@ class Method:
         refine: re-rankers by the neighbours of descriptors, such as "dba+alpha_qe", see
             `rerankers.Chain.parse`; they rank where cosine similarity would, before
             re-ranking by CAM boxes and with the expanded query. None is none.
+
+    A network with fewer classes than one of these numbers uses all that it has.
     """
 
     aggregation: str = "online"

@@ -174,7 +174,7 @@ def run_name(parameters: Mapping[str, Any]) -> str:
         if value == first[name] or name in ("dataset", "cache_dir", *source.FOLDERS):
             continue
         is_number = isinstance(value, int | float)
-        is_path = name in source.PLACES and value not in (None, "imagenet")
+        is_path = source.is_place(name, value) and value not in (None, "imagenet")
         shown = (
             f"{value:g}" if is_number else f"_{label(str(value)) if is_path else value}"
         )
@@ -213,8 +213,10 @@ def peak_memory() -> int:
 
 def _shown(name: str, value: Any) -> Any:
     """A parameter without a path of this machine."""
-    if name not in source.PLACES or not value:
+    if not source.is_place(name, value) or not value:
         return value
+    if name == "network":
+        return " + ".join(Path(one).name for one in value.split(" + "))
     inside = source.place(value).is_relative_to(source.ROOT.resolve())
     return value if inside and not os.path.isabs(value) else Path(value).name
 

@@ -80,6 +80,11 @@ def plan(
     workbench.load_data(loader, root, other, other_root)
     if weights and Path(weights).is_file():
         weights = os.path.abspath(weights)
+    # A model file or a preset's folder, like data, starts from the working folder.
+    prefix, path = ("hub:", network[4:]) if network[:4] == "hub:" else ("", network)
+    in_file = os.path.isdir(path) if prefix else os.path.isfile(path)
+    if in_file:
+        network = prefix + os.path.abspath(path)
     try:
         networks.load(network, weights)
     except ValueError as error:
@@ -97,7 +102,8 @@ def plan(
         "cap_dimensions": True,
         **({"dimensions": DIMENSIONS[network]} if network in DIMENSIONS else {}),
     }
-    return Plan(record.file_name(f"{label}-{network}{random}"), parameters)
+    shown = record.label(os.path.abspath(path)) if in_file else network
+    return Plan(record.file_name(f"{label}-{shown}{random}"), parameters)
 
 
 def run(chosen: Plan, jobs: int | None = None) -> list[str]:

@@ -70,6 +70,27 @@ def place(value: str) -> Path:
     return Path(os.path.abspath(ROOT / "notebooks" / value))
 
 
+def is_place(name: str, value: Any) -> bool:
+    """Whether a parameter's value is a file or folder: what is there counts."""
+    return name in PLACES or (
+        name == "network" and any(map(_in_file, value.split(" + ")))
+    )
+
+
+def network(name: str) -> str:
+    """A network's name; of a model file or a preset in a folder, where it is."""
+    if not _in_file(name):
+        return name
+    path = name.removeprefix("hub:")
+    return name.removesuffix(path) + str(place(path))
+
+
+def _in_file(network: str) -> bool:
+    folder = network.removeprefix("hub:")
+    is_preset = folder != network and place(folder).is_dir()
+    return is_preset or network.endswith((".keras", ".h5", ".hdf5"))
+
+
 def defaults(name: str) -> dict[str, Any]:
     """Parameter -> value in the notebook's first code cell, that of the parameters."""
     lines = ast.parse(_code(name)[0]).body

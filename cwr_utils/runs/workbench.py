@@ -53,9 +53,10 @@ class Loader:
         weights = given["weights"]
         if weights and source.place(weights).exists():
             weights = str(source.place(weights))
+        network = source.network(given["network"])
         seed, precision = parameters["seed"], parameters["precision"]
         return Setup(
-            self._network(given["network"], weights, seed, precision),
+            self._network(network, weights, seed, precision),
             source.place(parameters.get("cache_dir", "../cache")),
             layer=given["feature_layer"],
             resize=given["resize"],
