@@ -143,7 +143,7 @@ def test_keras_cams_add_up_to_the_logits(name):
     ["MobileNet", "ConvNeXtTiny", pytest.param("VGG16", marks=pytest.mark.slow)],
 )
 def test_other_heads_of_keras_are_exact_too(name):
-    """A 1x1 convolution behind the GAP, a LayerNormalization, a window of 224 pixels."""
+    """A 1x1 convolution behind the GAP, a LayerNormalization, a window of 224."""
     network = networks.load(f"keras:{name}", weights=None, seed=3)
     constructor, module = keras_applications._find(name)
     whole = constructor(weights=None, classifier_activation=None)

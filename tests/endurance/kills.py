@@ -51,7 +51,7 @@ VOLATILE = {"finished", "seconds", "peak_memory_mib", "commit", "seconds_query"}
 COMMON = ["-p", "whitening_dataset=../training", "-p", "resize=64x48"]
 SWEEP = ["sweep", "plan.yaml", "-p", "dataset=../photos", *COMMON]
 SECONDS = 300  # for one kind of work
-HANGS = 300  # seconds of a run, of which none takes a fifth; then it tells where it is
+HANGS = 300  # seconds after which a run counts as hanging; its stacks come before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,8 +373,10 @@ def _command(folder: Path) -> None:
     """
     if not (folder / "cwr_utils").exists():
         shutil.copytree(ROOT / "cwr_utils", folder / "cwr_utils")
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    os.execve(sys.executable, [sys.executable, "-m", "cwr_utils", *SWEEP], environment)
+    # Sockets of kernels stay where they are when nobody is left to remove them.
+    own = {"PYTHONPATH": str(folder), "TMPDIR": str(folder.parent)}
+    command = [sys.executable, "-m", "cwr_utils", *SWEEP]
+    os.execve(sys.executable, command, {**os.environ, **own})
 
 
 def _paper(folder: Path) -> None:
