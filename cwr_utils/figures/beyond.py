@@ -75,7 +75,8 @@ def walk(table: pd.DataFrame) -> Figure:
     axes.set_yticks(rows, [fit_line(str(step), room(1.5), 6) for step in table["step"]])
     axes.set(xlabel="mAP; beside it the gain in points and the time a photo")
     axes.margins(y=0.08)
-    axes.set_xlim(right=min(1.0, right) + 0.35 * (right - table["mAP_low"].min()))
+    axes.set_xlim(right=right + 0.35 * (right - table["mAP_low"].min()))
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
     axes.grid(axis="y", visible=False)
     return fig
 
