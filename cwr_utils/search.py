@@ -11,7 +11,7 @@ are not searched.
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,14 @@ from cwr_utils.whitening import WhiteningError
 
 ROOT = Path(__file__).resolve().parents[1]
 WHITENING = "monuments_whitening"
-METHOD = Method("online", num_classes=4, num_whitening_classes=16, dimensions=256)
+METHOD = Method(
+    "online",
+    num_classes=8,
+    num_whitening_classes=64,
+    dimensions=1024,
+    whitening_exponent=0.35,
+    class_weighting="rank",
+)
 # Needs no whitening (on the demo 0.64, as good as MAC and better than the others).
 PLAIN = Method("rmac_max", dimensions=0)
 BLOCK = 8  # photos that an interruption costs at most
@@ -140,10 +147,7 @@ class Index:
             box = check_box(box, (pixels.shape[1], pixels.shape[0]))
         query = Query("query", "query", box)
         collection = self.collection
-        described = extraction.describe_query(
-            collection.describer, query, pixels, content
-        )
-        result = collection.ask([query], described).run(self.method)
+        result = collection.ask_photo(query, pixels, content).run(self.method)
         hashes = collection.database.hashes
         return Answer(
             result.rankings["query"],
@@ -178,8 +182,8 @@ def index(
     *,
     whitening: str | Path | None = WHITENING,
     method: Method | None = None,
-    network: str | CamNetwork = "efficientnet-lite0",
-    resize: str = "640x480",
+    network: str | CamNetwork = "efficientnet-lite2 + efficientnet-lite0",
+    resize: str = "512x360 + 384x270",
     power: float = 2.0,
     cache_dir: str | Path = ROOT / "cache",
     data_root: str | Path = ROOT / "data",
@@ -196,10 +200,11 @@ def index(
             kind. The default is fetched on first use; where that fails, and for None,
             photos are described without whitening (R-MAC), less well.
         method: how to describe and rank; online aggregation by default.
-        network: name of a network, or the network.
-        resize: see `ResizePolicy.parse`.
+        network: name of a network, or the network; " + " joins several names, which
+            then describe photos together.
+        resize: see `ResizePolicy.parse`; one for all, or for each.
         power: exponent of the class vectors.
-        cache_dir: where descriptions are kept, about 3 MB a photo.
+        cache_dir: where descriptions are kept, about 5 MB a photo.
         data_root: where the whitening photos are put.
 
     Raises:
@@ -208,12 +213,19 @@ def index(
         WhiteningError: if the whitening photos are among those searched, or the method
             needs whitening and there is none.
     """
+    texts = {"resize": resize}
     if isinstance(network, str):
-        network = networks.load(network)
-    setup = Setup(network, Path(cache_dir), resize=resize, power=power)
+        texts["network"] = network
+    setups = []
+    for part in extraction.together(**texts):
+        one = part.get("network") or network
+        loaded = networks.load(one) if isinstance(one, str) else one
+        size = part["resize"] or resize
+        setups.append(Setup(loaded, Path(cache_dir), resize=size, power=power))
+    setup, *also = setups
     data, database, unreadable = _open_folder(folder, setup)
     training, described = _open_whitening(whitening, setup, data_root)
-    method = method or _usual_method(setup, training)
+    method = method or _usual_method(setups, training)
     if method.dimensions and training is None:
         raise WhiteningError(
             f"{method.label} needs whitening, which is never fitted on the photos that "
@@ -222,18 +234,34 @@ def index(
         )
     if not method.dimensions:
         training = described = None
-    experiment = Experiment(data, training, setup)
-    queries = MemoryStore(setup.query_facts(), {}, {})
-    maps = ImageMaps(data, setup, on_disk=False)
-    collection = Collection(experiment, database, queries, described, maps)
+
+    def opened(
+        setup: Setup, database: Store, described: Store | None, also: list
+    ) -> Collection:
+        others = tuple(part.setup for part in also)
+        experiment = Experiment(data, training, setup, also=others)
+        queries = MemoryStore(setup.query_facts(), {}, {})
+        maps = ImageMaps(data, setup, on_disk=False)
+        return Collection(experiment, database, queries, described, maps, also)
+
+    others = [
+        opened(
+            other,
+            extraction.extract(data, other, block=BLOCK),
+            training and extraction.extract(training, other),
+            [],
+        )
+        for other in also
+    ]
+    collection = opened(setup, database, described, others)
     return Index(collection, method, unreadable)
 
 
-def _usual_method(setup: Setup, training: Dataset | None) -> Method:
+def _usual_method(setups: Sequence[Setup], training: Dataset | None) -> Method:
     """The demo's, with no more than the network and the whitening photos support."""
     if training is None:
         return PLAIN
-    known = len(setup.network.class_names)
+    known = min(len(setup.network.class_names) for setup in setups)
     per_photo = min(METHOD.num_whitening_classes, known)
     # A photo that is there twice supports no more dimensions than once.
     support = len(set(training.hashes().values())) * per_photo // 2
@@ -241,7 +269,9 @@ def _usual_method(setup: Setup, training: Dataset | None) -> Method:
         METHOD,
         num_classes=min(METHOD.num_classes, known),
         num_whitening_classes=per_photo,
-        dimensions=max(1, min(METHOD.dimensions, support, setup.channels)),
+        dimensions=max(
+            1, min(METHOD.dimensions, support, *(setup.channels for setup in setups))
+        ),
     )
 
 
