@@ -126,3 +126,26 @@ def test_a_walk_measures_each_step_and_its_gain(experiment):
     shown = walk.shown(table)
     assert shown["gain, points"][0] == "" and shown["gain, points"][1][0] in "+-"
     assert isinstance(shown, pd.DataFrame) and len(shown) == 3
+
+
+def test_the_steps_lead_from_the_paper_to_the_method(experiment):
+    best = replace(
+        METHOD,
+        whitening_exponent=0.35,
+        class_weighting="rank",
+        rerank=3,
+        rerank_classes=3,
+        query_expansion=2,
+        refine="dba:photos=2",
+    )
+    found = walk.steps(experiment, best)
+    assert found[0].experiment.setup.power == 1.0
+    assert found[0].method.class_weighting == "equal"
+    assert found[0].method.aggregation == "offline" and not found[0].method.rerank
+    assert found[-1] == walk.Step("re-ranking and expansion", experiment, best)
+    pairs = list(zip(found, found[1:], strict=False))
+    assert all((a.experiment, a.method) != (b.experiment, b.method) for a, b in pairs)
+    one = walk.steps(replace(experiment, also=()), best)
+    assert [s.label for s in one] == [
+        s.label for s in found if not s.label.startswith("together")
+    ]

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from cwr_utils import evaluation
-from cwr_utils.extraction import Describer, Setup
+from cwr_utils.extraction import MOST_TOP_CLASSES, Describer, Setup
 from cwr_utils.images import read_image, resize_image
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs import tables
@@ -125,3 +125,68 @@ def shown(walked: pd.DataFrame) -> pd.DataFrame:
             "store, MiB a photo": (walked["store_bytes"] / 2**20).round(2),
         }
     )
+
+
+def steps(experiment: Experiment, best: Method) -> list[Step]:
+    """From the paper's setting, offline, to a method, a change a step.
+
+    Each keeps what the steps before it changed; one that changes nothing is left out. The paper's is that of the experiment's
+    first setup with exponent 1, 64 classes that weigh alike, N_pca = 16 (its 1 needs
+    thousands of whitening photos), D = 512 and whitening to unit variance.
+
+    Args:
+        experiment: where the walk ends.
+        best: how its photos are ranked in the end.
+    """
+    first, several = experiment.parts[0], experiment
+    own = replace(first, setup=replace(first.setup, power=1.0))
+    known = min(MOST_TOP_CLASSES, len(first.setup.network.class_names))
+    method = replace(
+        best,
+        aggregation="offline",
+        num_classes=known,
+        num_whitening_classes=min(16, best.num_whitening_classes),
+        dimensions=min(512, best.dimensions),
+        whitening_exponent=0.5,
+        shrinkage=0.0,
+        class_weighting="equal",
+        refine=None,
+        query_expansion=0,
+        rerank=0,
+    )
+    found = [Step("the paper, offline", own, method)]
+
+    def add(label: str, described: Experiment) -> None:
+        if (described, method) != (found[-1].experiment, found[-1].method):
+            found.append(Step(label, described, method))
+
+    add(f"exponent {first.setup.power:g} of the features", first)
+    online, augmented = {"aggregation": best.aggregation}, {"refine": "dba:photos=5"}
+    end = {"rerank": best.rerank, "query_expansion": best.query_expansion}
+    others = ", ".join(f"{s.network.name} at {s.resize}" for s in several.also)
+    for label, names in {
+        f"{best.num_classes} classes, by {best.class_weighting}": (
+            "num_classes",
+            "class_weighting",
+        ),
+        f"N_pca {best.num_whitening_classes}, D {best.dimensions}": (
+            "num_whitening_classes",
+            "dimensions",
+        ),
+        f"eigenvalues to the power {best.whitening_exponent:g}": (
+            "whitening_exponent",
+            "shrinkage",
+        ),
+    }.items():
+        method = replace(method, **{name: getattr(best, name) for name in names})
+        add(label, first)
+    if others:
+        add(f"together with {others}", several)
+    for label, changes in {
+        "the query's classes (online)": online,
+        "database-side augmentation": augmented,
+        "re-ranking and expansion": {**end, "refine": best.refine},
+    }.items():
+        method = replace(method, **changes)
+        add(label, several)
+    return found
