@@ -474,9 +474,6 @@ def test_the_cam_explorer(desk, folder):
 def test_the_search_explorer(desk, folder):
     desk = desk("04_evaluate_and_rerank")
     page = desk.page
-    desk.check_looks("search")
-    desk.check_controls()
-    desk.check_shortcuts(page.get_by_label("Photo", exact=True))
     first = desk.ranking()
     assert any("positive" in label for label in first)
 
@@ -505,7 +502,9 @@ def test_the_search_explorer(desk, folder):
     pressed = page.locator(".cwr-results button[aria-pressed=true]")
     assert pressed.get_attribute("aria-label") == first[4]
     assert page.get_by_text("where it matches").is_visible()
-    desk.shot("search-3-result")
+    desk.check_looks("search")
+    desk.check_controls()
+    desk.check_shortcuts(page.get_by_label("Photo", exact=True))
     desk.changes(lambda: desk.choose("Aggregation", label="offline"), desk.ranking)
     desk.changes(lambda: desk.slide("Classes", "ArrowLeft", 2), desk.ranking)
     desk.changes(lambda: desk.slide("Re-rank", "ArrowRight", 3), desk.ranking)
