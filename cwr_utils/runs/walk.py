@@ -130,9 +130,10 @@ def shown(walked: pd.DataFrame) -> pd.DataFrame:
 def steps(experiment: Experiment, best: Method) -> list[Step]:
     """From the paper's setting, offline, to a method, a change a step.
 
-    Each keeps what the steps before it changed; one that changes nothing is left out. The paper's is that of the experiment's
-    first setup with exponent 1, 64 classes that weigh alike, N_pca = 16 (its 1 needs
-    thousands of whitening photos), D = 512 and whitening to unit variance.
+    Each keeps what the steps before it changed; one that changes nothing is left out.
+    The paper's is that of the experiment's first setup with exponent 1, 64 classes that
+    weigh alike, N_pca = 16 (its 1 needs thousands of whitening photos), D = 512 and
+    whitening to unit variance.
 
     Args:
         experiment: where the walk ends.
