@@ -302,7 +302,7 @@ def test_the_name_of_a_run_is_the_name_of_a_file():
 def test_all_notebooks_of_a_run_share_their_folders(world):
     demos.run(source.NOTEBOOKS, {"power": 1.0, "dataset": "street"})
     given = [parameters["results_dir"] for _, parameters in world.runs]
-    assert set(given) == {"../results/runs/street-power1"} and len(given) == 6
+    assert set(given) == {"../results/runs/street-power1"} and len(given) == 7
     one = record.start(EVALUATE, source.defaults(EVALUATE) | {"power": 1.0})
     assert one.results_dir == world.root / "results/runs/monuments-power1"
     assert one.figures_dir == world.root / "figures/runs/monuments-power1"
@@ -767,7 +767,7 @@ def test_nothing_that_a_person_runs_changes_what_is_tracked(checkout):
     files.write_text(checkout.root / "../plan.yaml", "notebooks: [method_table]")
     assert command.main(["sweep", str(checkout.root / "../plan.yaml")]) == 0
     notebook.run_notebook(EVALUATE, {}, checkout.root / "results/runs/x/executed")
-    assert len(checkout.runs) == 6 + 6 + 6 + 2 + 1
+    assert len(checkout.runs) == 7 + 7 + 7 + 2 + 1
     assert changes(checkout) == []
 
 
@@ -832,7 +832,7 @@ def test_the_command_line_runs_notebooks(world):
     world.runs.clear()
     assert command.main(["run", "--output", str(world.root / "executed")]) == 0
     assert [name for name, _ in world.runs] == list(source.NOTEBOOKS)
-    assert len(os.listdir(world.root / "executed")) == 6
+    assert len(os.listdir(world.root / "executed")) == 7
 
 
 @pytest.mark.parametrize(
