@@ -12,6 +12,7 @@ from PIL import Image
 from cwr_utils import __main__ as command_line
 from cwr_utils import networks
 from cwr_utils.networks import catalog, efficientnet_lite, imagenet, vgg16_cam
+from cwr_utils.networks.cam_network import randomize
 
 # TensorFlow's own: its variables do not know NumPy 2's `copy` when they are saved.
 pytestmark = pytest.mark.filterwarnings(
@@ -98,6 +99,7 @@ def pets(preprocess=None, kernel=None):
     x = layers.Conv2D(4, 3, 4, activation="relu")(image)
     x = layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
     model = keras.Model(image, x)
+    randomize(model, 0)
     if kernel is not None:
         model.layers[1].set_weights([np.full((3, 3, 3, 4), kernel), np.ones(4)])
     return networks.from_keras(model, ["cat", "dog"], preprocess)

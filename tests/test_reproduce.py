@@ -53,6 +53,19 @@ def no_network(monkeypatch):
 # What a person types
 
 
+def test_a_model_file_is_a_network(photos, no_network, monkeypatch):
+    """It starts from the working folder, and no name has a path of this machine."""
+    monkeypatch.chdir(photos)
+    (photos / "pets.keras").touch()
+    (photos / "preset").mkdir()
+    for network in ("pets.keras", "hub:preset"):
+        found = reproduce.plan("ours", network, whitening="others")
+        prefix, file = network[: network.find(":") + 1], network.split(":")[-1]
+        assert found.parameters["network"] == f"{prefix}{photos / file}"
+        assert file in found.name and str(photos.parent.name) not in found.name
+    assert no_network[0] == (str(photos / "pets.keras"), "imagenet")
+
+
 @pytest.mark.parametrize(("dataset", "network"), [("", ""), ("monuments", "")])
 def test_without_data_set_or_network_it_says_what_to_give(dataset, network):
     with pytest.raises(RunError) as error:
