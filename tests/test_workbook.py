@@ -128,7 +128,7 @@ ROWS = [
     {"aggregation": "sum", "dimensions": 0},
     {"aggregation": "online"},
     {"aggregation": "offline", "num_classes": 1},
-    {"aggregation": "offline", "num_classes": 4},
+    {"aggregation": "offline", "num_classes": 8},
 ]
 
 
