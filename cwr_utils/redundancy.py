@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cwr_utils import aggregation, evaluation, ranking
+from cwr_utils import evaluation, ranking
+from cwr_utils.aggregation import CLASS_WEIGHTINGS, Aggregator
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.retrieval import Collection, Method
 
@@ -78,9 +79,8 @@ def by_rank(
         A row for each rank: "mAP" of the class at that rank alone, and "cosine" of its
         whitened vector with that of the photo's first class, mean over photos.
     """
-    most = max(ranks)
+    most, aggregator = max(ranks), _unweighted(collection, method)
     parts = np.concatenate([p for _, p in _blocks(collection, method, most)])
-    aggregator = collection.space(replace(method, class_weighting="equal")).aggregator
     queries = [
         aggregator.parts(collection.asked.vectors(n, collection.asked.classes(n, most)))
         for n in range(len(collection.data.queries))
@@ -98,7 +98,7 @@ def by_count(
     collection: Collection,
     method: Method,
     counts: Sequence[int],
-    weightings: Sequence[str] = aggregation.CLASS_WEIGHTINGS,
+    weightings: Sequence[str] = CLASS_WEIGHTINGS,
 ) -> pd.DataFrame:
     """MAP of offline aggregation by the number and the weights of classes.
 
@@ -125,9 +125,14 @@ def _blocks(
     collection: Collection, method: Method, classes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Class vectors (n, C, K) of some photos, and whitened (n, C, D), in turn."""
-    aggregator = collection.space(replace(method, class_weighting="equal")).aggregator
+    aggregator = _unweighted(collection, method)
     for _, vectors in collection.database.iter_top_class_vectors(classes):
         yield vectors, aggregator.parts(vectors)
+
+
+def _unweighted(collection: Collection, method: Method) -> Aggregator:
+    """What whitens class vectors as a method does, and weighs them alike."""
+    return collection.space(replace(method, class_weighting="equal")).aggregator
 
 
 def _map(collection: Collection, scores: np.ndarray) -> float:

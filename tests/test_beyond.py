@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +10,9 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_utils import evaluation, redundancy
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils import evaluation, figures, redundancy
+from cwr_utils.aggregation import CLASS_WEIGHTINGS
+from cwr_utils.retrieval import Collection, Method
 from cwr_utils.runs import walk
 
 METHOD = Method("online", 3, num_whitening_classes=3, dimensions=10)
@@ -25,12 +27,10 @@ def compile_once():
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("beyond")
-    data = tiny.dataset(folder / "photos")
-    others = tiny.dataset(folder / "other", "other", 0, 0, 12, first_place=100)
-    setups = [tiny.setup(folder / "cache", resize=size) for size in ("96x72", "64x48")]
-    made = Experiment(data, others, setups[0], also=(setups[1],))
-    made.extract()
-    return made
+    sizes = ("96x72", "64x48")
+    return tiny.described(
+        folder, *(tiny.setup(folder / "cache", resize=s) for s in sizes)
+    )
 
 
 @pytest.fixture
@@ -149,3 +149,30 @@ def test_the_steps_lead_from_the_paper_to_the_method(experiment):
     assert [s.label for s in one] == [
         s.label for s in found if not s.label.startswith("together")
     ]
+
+
+# Figures
+
+
+def test_figures_of_the_notebook_draw_what_the_tables_say(experiment, opened):
+    ranks = redundancy.by_rank(opened, METHOD, [1, 2, 4])
+    alone, same = figures.classes_alone(ranks).axes[0].get_lines()
+    np.testing.assert_allclose(alone.get_ydata(), ranks["mAP"])
+    np.testing.assert_allclose(same.get_ydata(), ranks["cosine"])
+    counts = redundancy.by_count(opened, METHOD, [1, 3])
+    (axes,) = figures.class_weights(counts).axes
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels == [f"weights: {name}" for name in CLASS_WEIGHTINGS]
+    table = walk.walk(walk.steps(experiment, METHOD)[:3])
+    (axes,) = figures.walk(table).axes
+    texts = [text.get_text() for text in axes.texts]
+    assert [text.split()[0] for text in texts] == [f"{v:.3f}" for v in table["mAP"]]
+    assert "ms" in texts[0] and texts[1].split()[1][0] in "+-"
+    assert max(axes.get_xticks()) <= 1
+    plt.close("all")
+
+
+@pytest.mark.parametrize("draw", ["classes_alone", "class_weights", "walk"])
+def test_a_table_without_its_columns_is_refused(draw):
+    with pytest.raises(ValueError, match="needs the columns .*mAP"):
+        getattr(figures, draw)(pd.DataFrame({"rank": [1]}))

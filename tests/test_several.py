@@ -15,7 +15,7 @@ from cwr_utils.contributions import (
 )
 from cwr_utils.extraction import together
 from cwr_utils.images import read_image
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Method
 from cwr_utils.runs import source, workbench
 from cwr_utils.store import StoreError
 
@@ -41,16 +41,14 @@ def compile_once():
 def experiment(tmp_path_factory):
     """Two sizes and a second network."""
     folder = tmp_path_factory.mktemp("several")
-    data = tiny.dataset(folder / "photos")
-    others = tiny.dataset(folder / "other", "other", 0, 0, 16, first_place=100)
-    setups = [
-        tiny.setup(folder / "cache", resize="96x72"),
-        tiny.setup(folder / "cache", resize="64x48"),
-        tiny.setup(folder / "cache", tiny.network(1, "second"), resize="96x72"),
-    ]
-    made = Experiment(data, others, setups[0], also=tuple(setups[1:]))
-    made.extract()
-    return made
+    cache = folder / "cache"
+    return tiny.described(
+        folder,
+        tiny.setup(cache, resize="96x72"),
+        tiny.setup(cache, resize="64x48"),
+        tiny.setup(cache, tiny.network(1, "second"), resize="96x72"),
+        others=16,
+    )
 
 
 @pytest.fixture

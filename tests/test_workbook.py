@@ -102,7 +102,10 @@ def test_figures_come_as_png_and_pdf(workbook):
 def test_a_second_run_extracts_nothing(workbook, tmp_path):
     again = {**parameters(workbook), "results_dir": str(tmp_path)}
     target = notebook.run_notebook("02_extract_features", again, tmp_path)
-    assert target.read_text().count("extraction skipped") == 6
+    cells = json.loads(target.read_text())["cells"]
+    shown = json.dumps([cell.get("outputs") for cell in cells])
+    assert shown.count("extraction skipped") == 6
+    assert str(workbook) not in shown  # an executed copy is passed on
 
 
 def test_what_is_on_record_is_what_a_sweep_expects(workbook, monkeypatch, tmp_path):

@@ -103,8 +103,8 @@ def extract(
             f"{setup.network.name} cannot be made again in another process: load it "
             "with `networks.load`, or set its `recipe`."
         )
-    shown = setup.photos_path(dataset) if path is None else path
-    path, describer = Path(shown).absolute(), Describer(setup)
+    path = Path(setup.photos_path(dataset) if path is None else path).absolute()
+    describer = Describer(setup)
     facts, contents = setup.photo_facts(dataset), photo_contents(dataset)
     sizes = {dataset.target_size(n, setup.policy) for n in dataset.images}
     store = begin_part(
@@ -116,7 +116,9 @@ def extract(
     )
     missing = store.missing_blocks() if store else []
     if store is None or not missing:
-        tqdm.write(f"{shown}: complete, {len(contents)} photos; extraction skipped.")
+        # Its folder's name, not its place: executed notebooks are passed on.
+        what = f"{dataset.name}, {path.name}"
+        tqdm.write(f"{what}: complete, {len(contents)} photos; extraction skipped.")
         return open_parts(path, facts, contents)
     photos = [
         ShardPhoto(dataset.path(n).absolute(), dataset.size(n), n in facts["stretched"])

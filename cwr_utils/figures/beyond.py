@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cwr_utils.figures.plots import _chart, _check_columns, _line_style
+from cwr_utils.figures.plots import chart, check_columns, line_style
 from cwr_utils.figures.style import BLACK, BLUE, GREY, ORANGE, room, two_sizes
 from cwr_utils.figures.text import fit_line
 
@@ -16,12 +16,12 @@ def classes_alone(table: pd.DataFrame) -> Figure:
     Args:
         table: columns rank, mAP and cosine, see `redundancy.by_rank`.
     """
-    _check_columns(table, ("rank", "mAP", "cosine"))
-    fig, (axes,) = _chart(2.2)
+    check_columns(table, ("rank", "mAP", "cosine"))
+    fig, (axes,) = chart(2.2)
     for number, (name, label) in enumerate(
         (("mAP", "mAP of this class alone"), ("cosine", "cosine with the first class"))
     ):
-        axes.plot(table["rank"], table[name], **_line_style(number), label=label)
+        axes.plot(table["rank"], table[name], **line_style(number), label=label)
     _log_ticks(axes, table["rank"])
     axes.set(xlabel="rank of the class in each photo's list", ylabel="mAP, cosine")
     axes.legend()
@@ -35,12 +35,12 @@ def class_weights(table: pd.DataFrame) -> Figure:
     Args:
         table: columns num_classes, class_weighting and mAP.
     """
-    _check_columns(table, ("num_classes", "class_weighting", "mAP"))
-    fig, (axes,) = _chart(2.2)
+    check_columns(table, ("num_classes", "class_weighting", "mAP"))
+    fig, (axes,) = chart(2.2)
     lines = table.groupby("class_weighting", sort=False)
     for number, (name, rows) in enumerate(lines):
         label = {"label": f"weights: {name}"}
-        axes.plot(rows["num_classes"], rows["mAP"], **_line_style(number) | label)
+        axes.plot(rows["num_classes"], rows["mAP"], **line_style(number) | label)
     _log_ticks(axes, table["num_classes"].unique())
     axes.set(xlabel="$N_C$, classes in a descriptor", ylabel="mAP, offline")
     axes.legend()
@@ -55,8 +55,8 @@ def walk(table: pd.DataFrame) -> Figure:
         table: of `runs.walk.walk`, first step first.
     """
     columns = ("step", "mAP", "mAP_low", "mAP_high", "gain", "seconds_photo")
-    _check_columns(table, columns)
-    fig, (axes,) = _chart(0.6 + 0.22 * len(table))
+    check_columns(table, columns)
+    fig, (axes,) = chart(0.6 + 0.22 * len(table))
     rows = np.arange(len(table))[::-1]
     axes.hlines(rows, table["mAP_low"], table["mAP_high"], color=GREY, linewidth=1)
     gains = table["gain"].fillna(0)

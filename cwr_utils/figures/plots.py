@@ -73,7 +73,7 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     if not arrays:
         raise ValueError("`weights` is empty: there is nothing to draw.")
     pair = len(arrays) == 2 and len({len(values) for values in arrays.values()}) == 1
-    fig, panels = _chart(2.2 + 2.4 * pair, panels=1 + pair)
+    fig, panels = chart(2.2 + 2.4 * pair, panels=1 + pair)
     axes = panels[0]
     for number, (name, values) in enumerate(arrays.items()):
         style = {"linestyle": DASHES[number % len(DASHES)]}
@@ -105,7 +105,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     check_shape(after, f"{number} D", "after")
     if number < 2:
         raise ValueError(f"`before` needs at least 2 vectors to compare; got {number}.")
-    fig, (left, right) = _chart(3.8, panels=2)
+    fig, (left, right) = chart(3.8, panels=2)
     lowest = 0.0
     for label, array, colour, dash in (
         ("before", before, ORANGE, "--"),
@@ -146,7 +146,7 @@ def method_bars(
         reference: published values. A name that is a method of the table is drawn as a
             diamond on its bar, any other as a hollow bar of its own.
     """
-    _check_columns(table, ("method", "mAP"))
+    check_columns(table, ("method", "mAP"))
     names = [str(name) for name in table["method"]]
     values = table["mAP"].to_numpy(np.float64)
     reference = dict(reference or {})
@@ -156,7 +156,7 @@ def method_bars(
     if not len(labels):
         raise ValueError("`table` has no rows: there is no method to draw.")
     scale = 1.0 if np.nanmax(np.nan_to_num(everything)) <= 1 else 100.0
-    fig, (axes,) = _chart(0.85 + 0.15 * len(labels))
+    fig, (axes,) = chart(0.85 + 0.15 * len(labels))
     rows = np.arange(len(labels))
     families = [_family(name) for name in names]
     for family in dict.fromkeys(families):
@@ -209,11 +209,11 @@ def ablation_curves(
     """
     if x not in _AXES:
         raise ValueError(f"`x` must be one of {', '.join(_AXES)}; got {x!r}.")
-    _check_columns(table, ("aggregation", "num_whitening_classes", "mAP", x))
+    check_columns(table, ("aggregation", "num_whitening_classes", "mAP", x))
     kinds = list(dict.fromkeys(table["aggregation"]))
     if not kinds:
         raise ValueError("`table` has no rows: there is no curve to draw.")
-    fig, panels = _chart(0.8 + 1.45 * len(kinds), panels=len(kinds), share=True)
+    fig, panels = chart(0.8 + 1.45 * len(kinds), panels=len(kinds), share=True)
     counts = sorted(table["num_whitening_classes"].unique())
     places = sorted(table[x].unique())
     if len(places) > 8:  # their names would run into each other
@@ -222,7 +222,7 @@ def ablation_curves(
         mine = table[table["aggregation"] == kind]
         for number, count in enumerate(counts):
             line = mine[mine["num_whitening_classes"] == count].sort_values(x)
-            style = _line_style(number) | {"label": f"$N_{{pca}}$ = {count}"}
+            style = line_style(number) | {"label": f"$N_{{pca}}$ = {count}"}
             axes.plot(line[x], line["mAP"], **style)
         if published is not None:
             theirs = published[published["aggregation"] == kind]
@@ -270,7 +270,7 @@ def ap_bars(
         ValueError: if columns are missing, a query and method occur twice, or there are
             more methods than colours.
     """
-    _check_columns(per_query, ("query", "method", "ap"))
+    check_columns(per_query, ("query", "method", "ap"))
     methods = list(dict.fromkeys(per_query["method"]))
     if not 1 <= len(methods) <= len(COLOURS):
         raise ValueError(
@@ -290,7 +290,7 @@ def ap_bars(
     if intervals:
         values = np.vstack([values, means])
         labels.append("mAP, 95 % interval")
-    fig, (axes,) = _chart(0.85 + (0.15 if on_screen() else 0.13) * len(labels))
+    fig, (axes,) = chart(0.85 + (0.15 if on_screen() else 0.13) * len(labels))
     rows = np.arange(len(labels), dtype=float)
     known = ~np.isnan(values).all(axis=1)
     if len(methods) > 1:
@@ -352,7 +352,7 @@ def similarity_matrix(
     # One column, unless the rows would be lower than their letters.
     wide = 5.0 if on_screen() else COLUMN
     side = max(wide - words - 0.8, 0.11 * number)
-    fig, (axes,) = _chart(side + words + 0.35, side + words + 0.8)
+    fig, (axes,) = chart(side + words + 0.35, side + words + 0.8)
     # From the lowest tenth, so that small differences show.
     low = min(0.9, np.floor(10 * np.nanmin(matrix)) / 10)
     drawn = axes.imshow(matrix, vmin=low, vmax=1, cmap=HEAT, interpolation="nearest")
@@ -446,13 +446,13 @@ def precision_recall(
     """
     if not curves:
         raise ValueError("`curves` is empty: there is nothing to draw.")
-    fig, (axes,) = _chart(2.2 + 0.15 * len(curves))
+    fig, (axes,) = chart(2.2 + 0.15 * len(curves))
     for number, (name, (recall, precision)) in enumerate(curves.items()):
         (size,) = check_shape(np.asarray(recall), "n", f"recall of {name}")
         check_shape(np.asarray(precision), f"{size}", f"precision of {name}")
         # Behind the last positive the curve only falls: no area, nothing to see.
         size = 1 + int(np.argmax(np.asarray(recall) >= recall[-1]))
-        style = _line_style(number) | {"label": fit_line(name, room(2.6), 7)}
+        style = line_style(number) | {"label": fit_line(name, room(2.6), 7)}
         if size > 15:
             style["marker"] = None
         axes.plot(recall[:size], precision[:size], clip_on=False, **style)
@@ -461,7 +461,7 @@ def precision_recall(
     return fig
 
 
-def _chart(
+def chart(
     height: float, width: float | None = None, panels: int = 1, share: bool = False
 ):
     """A Figure and its axes: one below the other in print, side by side on a screen.
@@ -494,7 +494,7 @@ def _write_beside(axes: Axes, row: float, text: str, gap: float, **style) -> Non
     axes.annotate(text, (1, row), (gap, 0), va="center", fontsize=6, **style)
 
 
-def _line_style(number: int) -> dict[str, Any]:
+def line_style(number: int) -> dict[str, Any]:
     """Colour, marker and dashes, by which lines are told apart."""
     kinds = {"color": COLOURS, "marker": MARKERS, "linestyle": DASHES}
     return {name: kind[number % len(kind)] for name, kind in kinds.items()}
@@ -507,7 +507,12 @@ def _family(method: str) -> str:
     return "global + PCA" if "pca" in method.lower() else "global"
 
 
-def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+def check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks columns.
+
+    Raises:
+        ValueError: names those that are missing, and those that are there.
+    """
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(

@@ -205,6 +205,13 @@ class Collection:
         shared = (self.database, self.asked, self.spaces, self.maps)
         return Collection(experiment, *shared, also)
 
+    def fresh(self) -> "Collection":
+        """The same stores and whitenings, with nothing else computed yet."""
+        asked = Asked(self.data.queries, self.queries)
+        also = [member.fresh() for member in self.also]
+        spaces = self.spaces.fresh()
+        return Collection(self.experiment, self.database, asked, spaces, also=also)
+
     def at_layer(self, layer: str) -> "Collection":
         """The same with the stores of another layer.
 

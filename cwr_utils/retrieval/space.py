@@ -113,6 +113,12 @@ class Spaces:
         )
         self._index: OnlineIndex | None = None
 
+    def fresh(self) -> "Spaces":
+        """The same whitenings, with no descriptors computed yet."""
+        again = Spaces(self.database, self.training)
+        again._fits = self._fits
+        return again
+
     def require_training(self) -> Training:
         """The photos to fit on.
 

@@ -38,7 +38,7 @@ def methods(namespace: Mapping[str, Any]) -> list[Method]:
     return [method(namespace, **row) for row in namespace["rows"]]
 
 
-def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series:
+def time_queries(collection: Collection, methods: Iterable[Method]) -> pd.Series:
     """Seconds a query of each method: to describe the stored vectors and to rank.
 
     Each method has the stores to itself, so that no time is another one's; its
@@ -49,13 +49,13 @@ def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series
     """
     seconds = {}
     for method in methods:
-        collection = Collection.open(experiment)
         for member in (collection, *collection.also):
             member.whitening(method)
+        alone = collection.fresh()
         begun = time.monotonic()
-        collection.run(method)
+        alone.run(method)
         seconds[method.slug] = time.monotonic() - begun
-    return pd.Series(seconds, name="seconds_query") / len(experiment.data.queries)
+    return pd.Series(seconds, name="seconds_query") / len(collection.data.queries)
 
 
 def side_by_side(

@@ -9,7 +9,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cwr_utils import evaluation
+from cwr_utils.datasets import Dataset
 from cwr_utils.extraction import MOST_TOP_CLASSES, Describer, Setup
+from cwr_utils.identity import digest
 from cwr_utils.images import read_image, resize_image
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs import tables
@@ -38,6 +40,9 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
 
     What is not described yet is described first.
 
+    Args:
+        steps: the first one first; D is lowered where it is not supported.
+
     Returns:
         Columns of `Collection.row`, and: "step"; "gain", "gain_low", "gain_high", a
         paired bootstrap over landmarks; "seconds_photo" to decode and describe a photo
@@ -45,25 +50,25 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
         "descriptor_bytes" and "store_bytes" a photo.
     """
     rows, before = [], None
-    photo_seconds: dict[tuple, float] = {}
-    opened: dict[int, Collection] = {}
+    opened: dict[str, Collection] = {}
+    photo_seconds: dict[str, float] = {}
     for step in tqdm(steps, desc="steps"):
-        key = id(step.experiment)
+        key = digest(step.experiment.facts)
         if key not in opened:
             step.experiment.extract()
             opened[key] = Collection.open(step.experiment)
-        collection, method = opened[key], opened[key].supported(step.method)
+        collection = opened[key]
+        method = collection.supported(step.method)
         result = collection.run(method)
-        seconds = tables.time_queries(step.experiment, [method])[method.slug]
         row, table = collection.row(result), collection.evaluate(result)
-        setups = [part.setup for part in step.experiment.parts]
-        for setup in setups:
-            if setup.recipe not in photo_seconds:
-                photo_seconds[setup.recipe] = seconds_a_photo(setup, step.experiment)
+        parts = {digest(part.facts): part for part in step.experiment.parts}
+        for name, part in parts.items():
+            if name not in photo_seconds:
+                photo_seconds[name] = seconds_a_photo(part.setup, part.data)
         row |= {
             "step": step.label,
-            "seconds_photo": sum(photo_seconds[setup.recipe] for setup in setups),
-            "seconds_query": seconds,
+            "seconds_photo": sum(photo_seconds[name] for name in parts),
+            "seconds_query": tables.time_queries(collection, [method])[method.slug],
             "descriptor_bytes": 4 * collection.descriptors(method, 0)[0].size,
             "store_bytes": sum(
                 member.database.disk_bytes() / len(member.database)
@@ -79,12 +84,17 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def seconds_a_photo(setup: Setup, experiment: Experiment) -> float:
-    """Seconds to decode, resize and describe one photo, graph compiled, nothing beside.
+def seconds_a_photo(setup: Setup, data: Dataset) -> float:
+    """Seconds to decode, resize and describe one photo, with the graph compiled.
 
-    The least of `REPEATS` passes over `TIMED_PHOTOS` photos of one shape.
+    The least of `REPEATS` passes over one batch of `TIMED_PHOTOS` photos of one shape;
+    what else the machine does at that time counts.
+
+    Args:
+        setup: how to describe them.
+        data: the photos.
     """
-    data, describer = experiment.data, Describer(setup)
+    describer = Describer(setup)
     shapes: dict[tuple, list[str]] = {}
     for name in data.images:
         shapes.setdefault(setup.policy.target_size(*data.size(name)), []).append(name)
@@ -104,7 +114,7 @@ def seconds_a_photo(setup: Setup, experiment: Experiment) -> float:
 
 
 def shown(walked: pd.DataFrame) -> pd.DataFrame:
-    """The columns that people read, rounded."""
+    """The columns of a `walk` that people read, rounded."""
     interval = walked.apply(
         lambda row: (
             f"{100 * row['gain']:+.1f} "
