@@ -202,7 +202,8 @@ def region_vectors(
     if num_classes > kept:
         raise StoreError(
             f"{store.path} describes regions by {kept} classes; {num_classes} were "
-            "asked for. Extract with a larger `region_classes`."
+            "asked for. Extract with a larger `region_classes`, or lower "
+            "`num_classes` and `num_whitening_classes`."
         )
     return store.read("region_vectors", images)[:, :, :num_classes]
 

@@ -112,13 +112,12 @@ def by_count(
         Rows of `Collection.row`.
     """
     offline = replace(method, aggregation="offline", query_expansion=0, rerank=0)
-    rows = []
-    for weighting in weightings:
-        weighted = replace(offline, class_weighting=weighting)
-        collection.offline_curve(weighted, counts)
-        variants = [replace(weighted, num_classes=count) for count in counts]
-        rows += [collection.row(collection.run(variant)) for variant in variants]
-    return pd.DataFrame(rows)
+    variants = [
+        replace(offline, class_weighting=weighting, num_classes=count)
+        for weighting in weightings
+        for count in counts
+    ]
+    return collection.compare(variants)[0]
 
 
 def _blocks(

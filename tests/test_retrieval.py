@@ -594,6 +594,21 @@ def test_methods_give_the_same_bits_in_any_company_and_order(make):
         assert same(first[method.slug], make().run(method)), method.slug
 
 
+def test_methods_of_one_curve_are_described_in_one_pass(make, monkeypatch):
+    passes, offline = [], aggregation.offline
+
+    def counting(store, aggregator, counts):
+        passes.append(sorted(counts))
+        return offline(store, aggregator, counts)
+
+    monkeypatch.setattr(aggregation, "offline", counting)
+    curve = [replace(OFFLINE, num_classes=count) for count in (3, 1)]
+    other = [replace(method, class_weighting="rank") for method in curve]
+    table, _, _ = make().compare([curve[0], ONLINE, *other, curve[1]])
+    assert passes == [[1, 3], [1, 3]]
+    assert table["num_classes"].tolist() == [3, ONLINE.num_classes, 3, 1, 1]
+
+
 def test_an_offline_curve_gives_what_single_runs_give(make):
     counts = [1, 2, 4]
     together = make()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import networks, ranking
+from cwr_utils import networks, ranking, whitening
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.contributions import (
     AS_A_WHOLE,
@@ -141,6 +141,21 @@ def test_dimensions_are_lowered_to_what_all_support(several):
     lowered = several.supported(wanted)
     assert lowered.dimensions == 8  # half of 16 whitening photos
     assert several.run(lowered).rankings
+
+
+def test_a_fresh_one_keeps_whitenings_and_nothing_else(several, monkeypatch):
+    expected = several.run(ONLINE)
+    monkeypatch.setattr(whitening, "fit", lambda *_: pytest.fail("fitted again"))
+    again = several.fresh()
+    pairs = zip((several, *several.also), (again, *again.also), strict=True)
+    for old, new in pairs:
+        assert new.database is old.database and new.spaces is not old.spaces
+        assert new.space(ONLINE) is not old.space(ONLINE)
+        assert new.asked is not old.asked and new.maps is not old.maps
+    result = again.run(ONLINE)
+    assert result.rankings == expected.rankings
+    for name, scores in expected.scores.items():
+        np.testing.assert_array_equal(result.scores[name], scores)
 
 
 def test_a_protocol_holds_for_all(several, experiment):

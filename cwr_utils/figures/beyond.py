@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cwr_utils.figures.plots import chart, check_columns, line_style
-from cwr_utils.figures.style import BLACK, BLUE, GREY, ORANGE, room, two_sizes
+from cwr_utils.figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, room, two_sizes
 from cwr_utils.figures.text import fit_line
 
 
@@ -56,7 +56,7 @@ def walk(table: pd.DataFrame) -> Figure:
     """
     columns = ("step", "mAP", "mAP_low", "mAP_high", "gain", "seconds_photo")
     check_columns(table, columns)
-    fig, (axes,) = chart(0.6 + 0.22 * len(table))
+    fig, (axes,) = chart(0.6 + 0.22 * len(table), width=PAGE)
     rows = np.arange(len(table))[::-1]
     axes.hlines(rows, table["mAP_low"], table["mAP_high"], color=GREY, linewidth=1)
     gains = table["gain"].fillna(0)

@@ -99,6 +99,12 @@ class Reranker:
             # 3 and 3.0 are one setting, with one text.
             object.__setattr__(self, field.name, int(value) if whole else float(value))
 
+    def _require_some(self, *names: str) -> None:
+        """Refuse a number of photos or steps that is 0."""
+        for name in names:
+            if getattr(self, name) < 1:
+                self._refuse(name, "at least 1")
+
     def _refuse(self, name: str, expected: str):
         value = getattr(self, name)
         raise ValueError(f"`{name}` of {self.name} must be {expected}; got {value!r}.")

@@ -78,9 +78,7 @@ class Diffusion(Reranker):
     def __post_init__(self):
         """See `Reranker`."""
         super().__post_init__()
-        for name in ("neighbours", "query_neighbours", "truncation", "iterations"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "at least 1")
+        self._require_some("neighbours", "query_neighbours", "truncation", "iterations")
         if self.alpha >= 1:
             self._refuse("alpha", "below 1")
         if self.degree > 0.5:

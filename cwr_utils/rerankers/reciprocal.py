@@ -58,9 +58,7 @@ class KReciprocal(Reranker):
     def __post_init__(self):
         """See `Reranker`."""
         super().__post_init__()
-        for name in ("k1", "k2"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "at least 1")
+        self._require_some("k1", "k2")
         if self.weight > 1:
             self._refuse("weight", "between 0 and 1")
 

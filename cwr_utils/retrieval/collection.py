@@ -1,5 +1,6 @@
 """The stores of an experiment, opened: what its methods share."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -497,14 +498,20 @@ class Collection:
     def compare(
         self, methods: Iterable[Method]
     ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Result]]:
-        """Run methods, with a progress bar.
+        """Run methods, with a progress bar; those of an offline curve in one pass.
 
         Returns:
             One row a method (see `row`); one row a query and method; the results by
             `Method.slug`.
         """
-        rows, tables, results = [], [], {}
-        for method in tqdm(list(methods), desc="methods"):
+        rows, tables, results, methods = [], [], {}, list(methods)
+        counts = defaultdict(list)
+        for method in methods:
+            if method.aggregation == "offline":
+                counts[method.whitened_by, method.class_weighting].append(method)
+        for curve in counts.values():
+            self.offline_curve(curve[0], [method.num_classes for method in curve])
+        for method in tqdm(methods, desc="methods"):
             result = self.run(method)
             results[method.slug] = result
             rows.append(self.row(result))
@@ -608,7 +615,7 @@ def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _mean_precisions(per_query: pd.DataFrame) -> dict[str, float]:
-    """MP@k of a table of `evaluation.evaluate`, by the names of columns."""
+    """The mP@k of a table of `evaluation.evaluate`, by the names of columns."""
     mean = evaluation.mean_precision_at
     return {f"mP@{k}": mean(per_query, k) for k in evaluation.DEPTHS}
 

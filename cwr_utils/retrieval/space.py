@@ -201,10 +201,12 @@ class Space:
 
         Args:
             lists: of classes.
-            probabilities: of the classes in each list; needed only where they weigh.
+            probabilities: of the classes in each list; all the same if None.
         """
         own = self.aggregator
-        weights = [own.weights(part) for part in probabilities or lists]
+        if probabilities is None:
+            probabilities = [np.ones(len(classes)) for classes in lists]
+        weights = [own.weights(part) for part in probabilities]
         index = self._spaces.online_index(own.whitening)
         return index.many(lists, own.repeat_empty, weights)
 
