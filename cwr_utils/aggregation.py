@@ -113,13 +113,16 @@ class Aggregator(NamedTuple):
         Returns:
             (..., C, D) float32.
         """
-        whitened = self.whitening(vectors)
+        return self.weigh(self.whitening(vectors), probabilities)
+
+    def weigh(self, whitened: np.ndarray, probabilities=None) -> np.ndarray:
+        """(..., C, D) parts of vectors (..., C, D) that are whitened; see `parts`."""
         if self.repeat_empty:
             whitened = repeat_previous(whitened)
         if self.weighting == "equal":
             return whitened
         if probabilities is None and self.weighting == "rank":
-            probabilities = np.ones(np.shape(vectors)[-2])
+            probabilities = np.ones(np.shape(whitened)[-2])
         return whitened * self.weights(probabilities)[..., None]
 
     def __call__(self, vectors, probabilities=None) -> np.ndarray:

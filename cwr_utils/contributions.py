@@ -241,7 +241,8 @@ class _Pair:
         if not query or not parts:
             return np.zeros(features.shape[:2], np.float32)
         flip = setup.protocol.flip_negative_cams
-        cams = query_cams(cam_maps, setup.network.class_weights, list(parts), flip)
+        classes = self._pooled_by(image, list(parts))
+        cams = query_cams(cam_maps, setup.network.class_weights, classes, flip)
         return similarity_map(
             np.sum(list(query.values()), axis=0),
             features,
@@ -251,6 +252,14 @@ class _Pair:
             self._box(image, features.shape[1::-1]),
             self._probabilities(image, list(parts)),
         )
+
+    def _pooled_by(self, image: str, classes: list[int]) -> list[int]:
+        """The classes whose CAMs pooled an image for some classes of the query."""
+        of_query = self._by_region(image) or self._is_own_row(image)
+        if self.method.aggregation != "grouped" or of_query:
+            return classes
+        index = self.collection.spaces.grouped_index(self.method)
+        return index.named(classes, self.collection.row_of(image))
 
     def _box(self, image: str, grid: tuple[int, int]) -> Cells | None:
         """The region in cells by which an image is compared; None is all of it."""
@@ -300,6 +309,8 @@ class _Pair:
         if self._by_region(image):
             return self._region(image)
         store, row = self.collection.database, self.collection.row_of(image)
+        if self.method.aggregation == "grouped":
+            return self._from_groups(row)
         if self.method.aggregation == "offline":
             top = store.read("top_classes", [row])[0]
             classes = top[: self.method.num_classes].tolist()
@@ -310,6 +321,15 @@ class _Pair:
         else:  # only the image's own top classes are kept, in their order
             vectors = store.read("class_vectors", [row])[0][: len(classes)]
         return self._sum(classes, vectors, self._probabilities(image, classes))
+
+    def _from_groups(self, row: int) -> Parts:
+        """What an image keeps for the classes of the query, by these classes."""
+        classes = self.collection.classes(self.method, self.number)
+        index = self.collection.spaces.grouped_index(self.method)
+        aggregator = self.collection.space(self.method).aggregator
+        weighing = self.collection.asked.probabilities(self.number, classes)
+        parts = aggregator.weigh(index.parts([row], classes)[0], weighing)
+        return _unit(dict(zip(classes, parts, strict=True)))
 
     def _probabilities(self, image: str, classes: Sequence[int]) -> np.ndarray:
         """(C,) probabilities by which the classes of an image weigh: whose they are."""

@@ -162,7 +162,7 @@ def embedding_picture(
     Raises:
         ValueError: if the method is online aggregation.
     """
-    if method.aggregation == "online":
+    if method.aggregation in ("online", "grouped"):
         raise ValueError("Online descriptors differ from query to query: no one map.")
     data = collection.data
     landmark = evaluation.landmarks(data.queries)

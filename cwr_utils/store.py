@@ -41,11 +41,13 @@ class ArraySpec:
         shape: sizes of one image's entry, without the image axis.
         dtype: NumPy name of the data type.
         by_row: whether each index of the entry's first axis is its own inner chunk.
+        by_photo: whether each image's entry is, so that some can be read alone.
     """
 
     shape: tuple[int, ...]
     dtype: str
     by_row: bool = False
+    by_photo: bool = False
 
 
 class Store:
@@ -67,7 +69,7 @@ class Store:
         self.block: int = meta["block"]
         self.hashes: dict[str, str] = dict(meta["images"])
         self._specs = {
-            name: ArraySpec(tuple(s["shape"]), s["dtype"], s["by_row"])
+            name: ArraySpec(tuple(s["shape"]), **{k: s[k] for k in s if k != "shape"})
             for name, s in meta["arrays"].items()
         }
         self._arrays = {name: self._open(name) for name in self._specs}
@@ -126,6 +128,8 @@ class Store:
                     "shape": list(s.shape),
                     "dtype": s.dtype,
                     "by_row": s.by_row,
+                    # Stores that were written before know nothing of it.
+                    **({"by_photo": True} if s.by_photo else {}),
                 }
                 for name, s in arrays.items()
             },
@@ -324,28 +328,46 @@ class Store:
         Raises:
             StoreError: if fewer classes than that are stored.
         """
-        top = self.read("top_classes")
+        for rows in self.blocks:
+            images = slice(rows.start, rows.stop)
+            yield images, self.top_class_vectors(num_classes, images)
+
+    def top_class_vectors(
+        self, num_classes: int, images: slice | Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """Read the most probable class vectors of some images.
+
+        Args:
+            num_classes: N_C, classes an image; of a network with fewer, all.
+            images: slice or indices of the first axis.
+
+        Returns:
+            (images, num_classes, K) as stored, most probable first.
+
+        Raises:
+            StoreError: if fewer classes than that are stored.
+        """
         everything = self.config["classes"] is None
         if everything:
             num_classes = min(num_classes, self.shape("class_vectors")[0])
-        if num_classes > top.shape[1]:
+        if num_classes > (known := self.shape("top_classes")[0]):
             raise StoreError(
-                f"{self.path} knows the top {top.shape[1]} classes of each image; "
+                f"{self.path} knows the top {known} classes of each image; "
                 f"{num_classes} were asked for."
             )
-        for rows in self.blocks:
-            images = slice(rows.start, rows.stop)
-            if not everything:
-                vectors = self._arrays["class_vectors"][images, :num_classes]
-                yield images, self._result(vectors.read())
-                continue
-            # One contiguous read of the classes that this block needs is far quicker
-            # than one small read for each image and class.
-            chosen = top[images, :num_classes]
-            needed, position = np.unique(chosen, return_inverse=True)
-            vectors = self.class_vectors(needed.tolist(), images)
-            position = position.reshape(chosen.shape)
-            yield images, vectors[np.arange(len(rows))[:, None], position]
+        if not everything:
+            return self._first_vectors(num_classes, images)
+        # One contiguous read of the classes that these images need is far quicker than
+        # one small read for each image and class.
+        chosen = self.read("top_classes", images)[:, :num_classes]
+        needed, position = np.unique(chosen, return_inverse=True)
+        vectors = self.class_vectors(needed.tolist(), images)
+        position = position.reshape(chosen.shape)
+        return vectors[np.arange(len(chosen))[:, None], position]
+
+    def _first_vectors(self, count: int, images) -> np.ndarray:
+        """(images, count, K) first entries of `class_vectors`."""
+        return self._result(self._arrays["class_vectors"].oindex[images, :count].read())
 
     def _write(self, name: str, rows: range, value: np.ndarray) -> None:
         self._arrays[name][rows.start : rows.stop].write(value).result()
@@ -373,10 +395,11 @@ class Store:
     def _open(self, name: str):
         spec = self._specs[name]
         inner = (1, *spec.shape[1:]) if spec.by_row else spec.shape
+        together = 1 if spec.by_photo else self.block
         little = {"name": "bytes", "configuration": {"endian": "little"}}
         codecs = [little, {"name": "crc32c"}]
         sharding = {
-            "chunk_shape": [self.block, *inner],
+            "chunk_shape": [together, *inner],
             "codecs": codecs,
             "index_codecs": codecs,
         }
@@ -568,6 +591,9 @@ class JoinedStore(Store):
         return self._gather(
             images, shape, lambda store, rows: store.class_vectors(classes, rows)
         )
+
+    def _first_vectors(self, count: int, images) -> np.ndarray:
+        return self.read("class_vectors", images)[:, :count]
 
     def start_class(self, class_id: int) -> Callable[[], np.ndarray]:
         """See `Store.start_class`; here it is read at once."""

@@ -1,5 +1,6 @@
 """PCA-whitening, fitted on another data set than the one under test (Sec. 3.2)."""
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +40,14 @@ class Whitening:
     def dimensions(self) -> int:
         """D, components of a whitened vector."""
         return self.projection.shape[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its numbers: equal ones whiten equally."""
+        numbers = hashlib.sha256(str(self.projection.shape).encode())
+        for array in (self.mean, self.projection):
+            numbers.update(np.ascontiguousarray(array).tobytes())
+        return numbers.hexdigest()
 
     def keep(self, dimensions: int) -> "Whitening":
         """The same whitening with only its first axes.

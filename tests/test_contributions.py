@@ -31,6 +31,9 @@ METHODS = [
     replace(ONLINE, class_weighting="rank", rerank=3, rerank_classes=2),
     replace(ONLINE, aggregation="offline", class_weighting="probability"),
     replace(ONLINE, aggregation="theme", class_weighting="rank"),
+    replace(ONLINE, aggregation="grouped", groups=2, bits=16, query_expansion=1),
+    replace(ONLINE, aggregation="grouped", groups=3, bits=16, class_weighting="rank"),
+    replace(ONLINE, aggregation="grouped", groups=2, bits=16, rerank=3),
 ]
 EXPANDED = METHODS[6], METHODS[7]  # the same without and with
 

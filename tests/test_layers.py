@@ -27,6 +27,7 @@ ROWS = {
     "networks": 2,
     "whitening": 2,
     "aggregation": 2,
+    "grouping": 2,
     "extraction": 3,
     "ranking": 3,
     "reranking": 3,
@@ -48,6 +49,8 @@ SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
     ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
+    ("grouping", "whitening"),  # and kept,
+    ("grouping", "aggregation"),  # to be summed by the same rules
     ("rerankers", "ranking"),  # what they change is ranked and searched as ever
 }
 # Keras takes seconds to load, so only what computes with it may import it.

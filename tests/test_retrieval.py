@@ -633,6 +633,8 @@ def test_an_offline_curve_gives_what_single_runs_give(make):
         ({"num_classes": 0}, "`num_classes` must be at least 1"),
         ({"num_whitening_classes": 0}, "`num_whitening_classes` must be at least 1"),
         ({"rerank_classes": 0}, "`rerank_classes` must be at least 1"),
+        ({"groups": 0}, "`groups` must be at least 1"),
+        ({"bits": 5}, "`bits` must be one of 4, 8, 16; got 5"),
         ({"query_expansion": -1}, "`query_expansion` must be at least 0"),
         ({"rerank": -1}, "`rerank` must be at least 0"),
         ({"dimensions": 0}, "`dimensions` must be above 0"),
@@ -662,6 +664,11 @@ def test_slugs_differ_where_settings_that_matter_do():
             "refine": "dba",
         }.items()
     ]
+    grouped = [
+        replace(base, aggregation="grouped", **{name: value})
+        for name, value in {"refine": None, "groups": 3, "bits": 16}.items()
+    ]
+    changed += grouped
     assert {f.name for f in fields(Method)} == {
         name for m in changed for name, v in vars(m).items() if v != getattr(base, name)
     }

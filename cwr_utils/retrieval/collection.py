@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 
@@ -90,7 +90,8 @@ class Collection:
         self.maps = maps or ImageMaps(self.data, self.setup)
         self._row = {name: row for row, name in enumerate(self.data.images)}
         if not isinstance(training, Spaces):
-            training = Spaces(self.database, self._open_training(training))
+            fitted_on, weights = self._open_training(training), self.setup.network
+            training = Spaces(self.database, fitted_on, weights.class_weights)
         self.spaces = training
 
     @classmethod
@@ -354,10 +355,14 @@ class Collection:
             yield from ((vectors[query], database) for query in queries)
             return
         lists = [self.classes(method, query) for query in queries]
-        if method.aggregation == "online":
+        if method.aggregation in ("online", "grouped"):
             pairs = zip(queries, lists, strict=True)
             weighing = [self.asked.probabilities(*pair) for pair in pairs]
-            described = space.online(lists, weighing)
+            described = (
+                space.online(lists, weighing)
+                if method.aggregation == "online"
+                else space.grouped(method, lists, weighing)
+            )
         elif method.aggregation == "theme":
             described = (space.by_list(classes) for classes in lists)
         else:
@@ -593,7 +598,7 @@ class Collection:
             "mAP_with_self": mean(own),
             "mAP_without_self": mean(others),
             **_mean_precisions(others),
-            **asdict(method),
+            **method.settings,
             "slug": method.slug,
             **{name: shown[name] for name in _ROW_FACTS},
             "protocol": self.setup.protocol.name,
@@ -605,7 +610,7 @@ class Collection:
             "dataset": self.data.name,
             "note": self.data.note,
             "setting": digest(facts),
-            "identity": digest({**facts, **asdict(method)}),
+            "identity": digest({**facts, **method.settings}),
         }
 
 

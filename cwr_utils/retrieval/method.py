@@ -3,16 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from cwr_utils.aggregation import CLASS_WEIGHTINGS
+from cwr_utils.grouping import BITS, Groups
 from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.rerankers import Chain
 from cwr_utils.reranking import Match
 from cwr_utils.whitening import check_scaling
 
-CLASS_AGGREGATIONS = ("offline", "online", "theme", "regional")
+CLASS_AGGREGATIONS = ("offline", "online", "theme", "regional", "grouped")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
@@ -29,6 +31,7 @@ _NAMES = {
     "online": "OnA",
     "theme": "Theme list",
     "regional": "OfA by regions",
+    "grouped": "OnA",
 }
 
 
@@ -50,6 +53,8 @@ class Method:
         refine: re-rankers by the neighbours of descriptors, such as "dba+alpha_qe", see
             `rerankers.Chain.parse`; they rank where cosine similarity would, before
             re-ranking by CAM boxes and with the expanded query. None is none.
+        groups: G, classes that a photo keeps ("grouped" only, see `grouping`).
+        bits: of a component of what it keeps, one of `grouping.BITS`; 16 is float16.
 
     A network with fewer classes than one of these numbers uses all that it has.
     """
@@ -65,6 +70,8 @@ class Method:
     shrinkage: float = 0.0
     class_weighting: str = "equal"
     refine: str | None = None
+    groups: int = 32
+    bits: int = 4
 
     def __post_init__(self):
         """Check the values.
@@ -79,10 +86,14 @@ class Method:
                 f"got {self.aggregation!r}."
             )
         for name, value in asdict(self).items():
-            least = 1 if "classes" in name else 0
+            least = 1 if "classes" in name or name == "groups" else 0
             if isinstance(value, int) and value < least:
                 raise ValueError(f"`{name}` must be at least {least}; got {value}.")
         check_scaling(self.whitening_exponent, self.shrinkage)
+        if self.bits not in BITS:
+            raise ValueError(
+                f"`bits` must be one of {', '.join(map(str, BITS))}; got {self.bits}."
+            )
         object.__setattr__(self, "refine", str(self.chain) or None)  # one text for one
         if self.class_weighting not in CLASS_WEIGHTINGS:
             raise ValueError(
@@ -120,6 +131,19 @@ class Method:
         return self.by_class and self.aggregation != "regional" and not self.refine
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All that matters of it, by name: groups and bits only where there are any."""
+        known = asdict(self)
+        if self.aggregation != "grouped":
+            del known["groups"], known["bits"]
+        return known
+
+    @property
+    def kept(self) -> Groups:
+        """What each photo keeps of its classes, if it is "grouped"."""
+        return Groups(self.groups, self.bits)
+
+    @property
     def trained_on(self) -> tuple[str, int]:
         """Kind of the vectors that its whitening is fitted on, and N_pca."""
         if self.by_class:
@@ -146,6 +170,8 @@ class Method:
                 text += f" by {self.class_weighting}"
         elif self.dimensions:
             text += " + PCA"
+        if self.aggregation == "grouped":
+            text += f", {self.groups} groups of {self.bits} bits"
         if self.refine:
             text += f" + {self.chain.label}"
         if self.rerank:
@@ -162,6 +188,8 @@ class Method:
             parts += [f"nc{self.num_classes}", f"npca{self.num_whitening_classes}"]
             if self.class_weighting != "equal":
                 parts.append(self.class_weighting)
+        if self.aggregation == "grouped":
+            parts += [f"g{self.groups}", f"b{self.bits}"]
         parts.append(f"d{self.dimensions}" if self.dimensions else "raw")
         if self.dimensions:
             scaling = ("e", self.whitening_exponent, 0.5), ("s", self.shrinkage, 0.0)

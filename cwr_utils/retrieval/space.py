@@ -8,6 +8,7 @@ import numpy as np
 from cwr_utils import aggregation, whitening
 from cwr_utils.aggregation import Aggregator, OnlineIndex
 from cwr_utils.arrays import Kept, l2_normalize
+from cwr_utils.grouping import GroupedIndex, Groups, derive
 from cwr_utils.pooling import GLOBAL_POOLINGS
 from cwr_utils.retrieval.method import REGION_AGGREGATIONS, Method
 from cwr_utils.store import Store
@@ -103,19 +104,23 @@ class Spaces:
         training: the photos to fit on, or None.
     """
 
-    def __init__(self, database: Store, training: Training | None):
-        """Nothing is fitted yet."""
+    def __init__(
+        self, database: Store, training: Training | None, class_weights: np.ndarray
+    ):
+        """Nothing is fitted yet; `class_weights` (M, C) are those of the network."""
         self.database, self.training = database, training
+        self._class_weights = class_weights
         self._fits = Kept(lambda vectors: self.require_training().fit(*vectors))
         self._kept = Kept(lambda key: self._fits[key[0]].keep(key[1]).scaled(*key[2:]))
         self._spaces = Kept(
             lambda key: Space(self, Aggregator(self._kept[key[0]], *key[1:]))
         )
         self._index: OnlineIndex | None = None
+        self._grouped = Kept(lambda key: self._grouped_index(*key))
 
     def fresh(self) -> "Spaces":
         """The same whitenings, with no descriptors computed yet."""
-        again = Spaces(self.database, self.training)
+        again = Spaces(self.database, self.training, self._class_weights)
         again._fits = self._fits
         return again
 
@@ -169,6 +174,19 @@ class Spaces:
             self._index = OnlineIndex(self.database, fitted)
         return self._index
 
+    def grouped_index(self, method: Method) -> GroupedIndex:
+        """The index of a method that is "grouped"; its store is made where it is not.
+
+        Raises:
+            StoreError: if the photos' store keeps fewer classes than the method.
+        """
+        return self._grouped[method.whitened_by, method.kept]
+
+    def _grouped_index(self, whitened_by: tuple, groups: Groups) -> GroupedIndex:
+        fitted = self._kept[whitened_by]
+        store = derive(self.database, fitted, groups)
+        return GroupedIndex(store, fitted.dimensions, self._class_weights)
+
 
 class Space:
     """Descriptors by class vectors that are whitened in one way.
@@ -208,6 +226,15 @@ class Space:
             probabilities = [np.ones(len(classes)) for classes in lists]
         weights = [own.weights(part) for part in probabilities]
         index = self._spaces.online_index(own.whitening)
+        return index.many(lists, own.repeat_empty, weights)
+
+    def grouped(
+        self, method: Method, lists: Sequence[Sequence[int]], probabilities: Sequence
+    ) -> Iterator[np.ndarray]:
+        """(N, D) by each of several lists of classes, from the groups of a method."""
+        own = self.aggregator
+        weights = [own.weights(part) for part in probabilities]
+        index = self._spaces.grouped_index(method)
         return index.many(lists, own.repeat_empty, weights)
 
     def regional(self, store: Store, count: int) -> np.ndarray:
