@@ -114,7 +114,7 @@ def derive(store: Store, whitening: Whitening, groups: Groups) -> Store:
     for number in part.missing_blocks():
         chosen = [rows[part.names[index]] for index in part.blocks[number]]
         vectors = whitening(store.top_class_vectors(count, chosen))
-        classes = store.read("top_classes", chosen)[:, :count]
+        classes = store.top_classes(count, chosen)
         values = {"classes": classes, "vectors": quantize(vectors, groups.bits)}
         part.write_block(number, values)
     return open_parts(path, facts, contents)

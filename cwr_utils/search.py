@@ -24,7 +24,7 @@ from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset, DatasetError, Query
 from cwr_utils.datasets.base import unreadable_images
 from cwr_utils.datasets.folder import SUFFIXES, find_images
-from cwr_utils.extraction import ImageMaps, Setup
+from cwr_utils.extraction import MOST_TOP_CLASSES, ImageMaps, Setup
 from cwr_utils.images import Box, Facts, ImageError, check_box, read_image
 from cwr_utils.networks import CamNetwork
 from cwr_utils.retrieval import Collection, Experiment, Method
@@ -182,6 +182,7 @@ def index(
     *,
     whitening: str | Path | None = WHITENING,
     method: Method | None = None,
+    aggregation: str = METHOD.aggregation,
     network: str | CamNetwork = "efficientnet-lite2 + efficientnet-lite0",
     resize: str = "512x360 + 384x270",
     power: float = 2.0,
@@ -200,6 +201,7 @@ def index(
             kind. The default is fetched on first use; where that fails, and for None,
             photos are described without whitening (R-MAC), less well.
         method: how to describe and rank; online aggregation by default.
+        aggregation: of the default method; "grouped" keeps few classes of a photo.
         network: name of a network, or the network; " + " joins several names, which
             then describe photos together.
         resize: see `ResizePolicy.parse`; one for all, or for each.
@@ -221,11 +223,19 @@ def index(
         one = part.get("network") or network
         loaded = networks.load(one) if isinstance(one, str) else one
         size = part["resize"] or resize
-        setups.append(Setup(loaded, Path(cache_dir), resize=size, power=power))
+        few = min(MOST_TOP_CLASSES, len(loaded.class_names))
+        classes = few if method is None and aggregation == "grouped" else None
+        setups.append(
+            Setup(loaded, Path(cache_dir), resize=size, power=power, classes=classes)
+        )
     setup, *also = setups
     data, database, unreadable = _open_folder(folder, setup)
     training, described = _open_whitening(whitening, setup, data_root)
-    method = method or _usual_method(setups, training)
+    if method is None:
+        method = _usual_method(setups, training)
+        if method.by_class:
+            groups = min(method.groups, setup.classes or MOST_TOP_CLASSES)
+            method = replace(method, aggregation=aggregation, groups=groups)
     if method.dimensions and training is None:
         raise WhiteningError(
             f"{method.label} needs whitening, which is never fitted on the photos that "

@@ -170,6 +170,10 @@ class Store:
         """Data type of an array."""
         return np.dtype(self._specs[array].dtype)
 
+    def entry_bytes(self, array: str) -> int:
+        """Bytes of one image's entry in an array."""
+        return int(np.prod(self.shape(array))) * self.dtype(array).itemsize
+
     @property
     def blocks(self) -> list[range]:
         """Image indices of each block."""
@@ -347,23 +351,33 @@ class Store:
         Raises:
             StoreError: if fewer classes than that are stored.
         """
-        everything = self.config["classes"] is None
-        if everything:
-            num_classes = min(num_classes, self.shape("class_vectors")[0])
-        if num_classes > (known := self.shape("top_classes")[0]):
-            raise StoreError(
-                f"{self.path} knows the top {known} classes of each image; "
-                f"{num_classes} were asked for."
-            )
-        if not everything:
-            return self._first_vectors(num_classes, images)
+        chosen = self.top_classes(num_classes, images)
+        if self.config["classes"] is not None:
+            return self._first_vectors(chosen.shape[1], images)
         # One contiguous read of the classes that these images need is far quicker than
         # one small read for each image and class.
-        chosen = self.read("top_classes", images)[:, :num_classes]
         needed, position = np.unique(chosen, return_inverse=True)
         vectors = self.class_vectors(needed.tolist(), images)
         position = position.reshape(chosen.shape)
         return vectors[np.arange(len(chosen))[:, None], position]
+
+    def top_classes(
+        self, num_classes: int, images: slice | Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """(images, num_classes) most probable classes; see `top_class_vectors`."""
+        everything = self.config["classes"] is None
+        if everything:
+            num_classes = min(num_classes, self.shape("class_vectors")[0])
+        known = self.shape("top_classes")[0]
+        if num_classes <= known:
+            return self.read("top_classes", images)[:, :num_classes]
+        if not everything:
+            raise StoreError(
+                f"{self.path} knows the top {known} classes of each image; "
+                f"{num_classes} were asked for."
+            )
+        falling = -self.read("probabilities", images)
+        return falling.argsort(axis=1, kind="stable")[:, :num_classes]
 
     def _first_vectors(self, count: int, images) -> np.ndarray:
         """(images, count, K) first entries of `class_vectors`."""

@@ -317,3 +317,26 @@ def test_the_lines_of_the_readme_run(photos, others, tmp_path, monkeypatch):
         exec(code, names)
     assert {n[:6] for n in names["answer"].names[:3]} == {"place1"}
     assert plt.get_fignums()
+
+
+# Few classes a photo
+
+
+def test_groups_take_one_setting_and_keep_few_classes(make, photos, monkeypatch):
+    monkeypatch.setattr(search, "MOST_TOP_CLASSES", 3)
+    index = make(photos, aggregation="grouped")
+    assert index.method == replace(CLASSES, aggregation="grouped", groups=3)
+    assert index.collection.database.shape("class_vectors")[0] == 3
+    for place in range(3):
+        names = index.search(tiny.view(place, 9)).names[:3]
+        assert {name.split("_")[0] for name in names} == {f"place{place}"}
+    whole = make(photos, method=replace(CLASSES, aggregation="grouped", groups=3))
+    assert whole.collection.setup.classes is None
+    assert (
+        whole.search(tiny.view(0, 9)).names[:3]
+        == index.search(tiny.view(0, 9)).names[:3]
+    )
+
+
+def test_groups_of_an_index_without_whitening_are_none(make, photos):
+    assert make(photos, whitening=None, aggregation="grouped").method == search.PLAIN

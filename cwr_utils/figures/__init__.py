@@ -4,7 +4,7 @@ No mathematics of the method is done here. Relevance is shown by colour and by a
 so that it survives grey printing and colour blindness.
 """
 
-from cwr_utils.figures.beyond import class_weights, classes_alone, walk
+from cwr_utils.figures.beyond import class_weights, classes_alone, store_sizes, walk
 from cwr_utils.figures.photos import (
     boxes_on_photo,
     cam_overlays,
@@ -58,6 +58,7 @@ __all__ = [
     "result_strips",
     "save_figure",
     "similarity_matrix",
+    "store_sizes",
     "use_style",
     "walk",
     "whitening_spectrum",

@@ -81,6 +81,41 @@ def walk(table: pd.DataFrame) -> Figure:
     return fig
 
 
+@two_sizes
+def store_sizes(table: pd.DataFrame) -> Figure:
+    """Draw mAP by the bytes that are kept of a photo: what a smaller store costs.
+
+    Args:
+        table: columns method, aggregation, dimensions, mAP and bytes_photo, and for
+            rows that are "grouped" groups and bits; those of one D and of as many bits
+            are a line.
+    """
+    columns = ("method", "aggregation", "dimensions", "mAP", "bytes_photo")
+    check_columns(table, columns)
+    fig, (axes,) = chart(2.6)
+    grouped = table["aggregation"] == "grouped"
+    for number, (_, row) in enumerate(table[~grouped].iterrows()):
+        look = line_style(number) | {"linestyle": "none", "markersize": 6}
+        label = f"{row['method']}, D {row['dimensions']}"
+        axes.plot([row["bytes_photo"] / 1024], [row["mAP"]], **look | {"label": label})
+    first, lines = int((~grouped).sum()), table[grouped]
+    if len(lines):
+        check_columns(table, ("groups", "bits"))
+        curves = lines.groupby(["dimensions", "bits"], sort=False)
+        for number, ((dimensions, bits), rows) in enumerate(curves, start=first):
+            rows = rows.sort_values("bytes_photo")
+            label = {"label": f"groups, {bits:g} bits, D {dimensions}"}
+            x, y = rows["bytes_photo"] / 1024, rows["mAP"]
+            axes.plot(x, y, **line_style(number) | label)
+    axes.set_xscale("log", base=2)
+    ticks = 2.0 ** np.arange(*np.log2(axes.get_xlim()).round().astype(int) + [0, 1], 2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="KiB kept of a photo", ylabel="mAP")
+    axes.legend()
+    return fig
+
+
 def _log_ticks(axes, values) -> None:
     places = [int(v) for v in sorted(values) if not int(v) & (int(v) - 1)]
     axes.set_xscale("log", base=2)

@@ -490,6 +490,22 @@ class Collection:
     def _names(self, rows: Iterable[int]) -> list[str]:
         return [self.data.images[row] for row in rows]
 
+    def photo_bytes(self, method: Method) -> int:
+        """Bytes a photo that are kept to answer any query, of all setups together.
+
+        Those of its descriptor, in single precision; online, of its class vectors, as
+        they are stored; grouped, of what it keeps of them.
+        """
+        return sum(member._own_bytes(method) for member in (self, *self.also))
+
+    def _own_bytes(self, method: Method) -> int:
+        if method.aggregation == "online":
+            return self.database.entry_bytes("class_vectors")
+        if method.aggregation == "grouped":
+            store = self.spaces.grouped_index(method).store
+            return sum(map(store.entry_bytes, ("classes", "vectors")))
+        return 4 * (method.dimensions or self.setup.channels)
+
     def evaluate(self, result: Result, self_match: bool | None = None) -> pd.DataFrame:
         """Per-query table of `evaluation.evaluate`.
 
