@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cwr_utils.aggregation import repeat_previous
+from cwr_utils.aggregation import SUMS_BYTES, repeat_previous
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.identity import digest
 from cwr_utils.store import ArraySpec, Store, begin_part, open_parts
@@ -185,9 +185,12 @@ class GroupedIndex:
     def parts(self, rows, classes: Sequence[int]) -> np.ndarray:
         """(L, C, D) float32 whitened vectors that stand for classes in some photos."""
         rows = np.asarray(rows, int)
+        return self._parts(rows, self.store.read("vectors", rows), classes)
+
+    def _parts(self, rows, stored: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+        """`parts` from the records (L, G, ...) of these photos."""
         places = self.stand_ins(classes, rows)
-        stored = self.store.read("vectors", rows)
-        chosen = stored[np.arange(len(rows))[:, None], places]
+        chosen = stored[np.arange(len(stored))[:, None], places]
         return dequantize(chosen, self._bits, self._dimensions)
 
     def describe(
@@ -207,14 +210,21 @@ class GroupedIndex:
         rows = np.asarray(rows, int)
         check_shape(rows, "L", "rows")
         weights = np.ones(len(classes)) if weights is None else weights
-        weights = np.asarray(weights, np.float32)[:, None]
-        described = np.empty((len(rows), self._dimensions), np.float32)
+        return self._describe(rows, [classes], [weights], repeat_empty)[0]
+
+    def _describe(self, rows, lists, weights, repeat_empty: bool) -> np.ndarray:
+        """(Q, L, D) by each of several lists; a photo is read once for all."""
+        shape = len(lists), len(rows), self._dimensions
+        described = np.empty(shape, np.float32)
         for start in range(0, len(rows), ROWS):
             some = slice(start, start + ROWS)
-            parts = self.parts(rows[some], classes)
-            if repeat_empty:
-                parts = repeat_previous(parts)
-            described[some] = l2_normalize((parts * weights).sum(axis=1))
+            stored = self.store.read("vectors", rows[some])
+            for number, classes in enumerate(lists):
+                parts = self._parts(rows[some], stored, classes)
+                if repeat_empty:
+                    parts = repeat_previous(parts)
+                parts *= np.asarray(weights[number], np.float32)[:, None]
+                described[number, some] = l2_normalize(parts.sum(axis=1))
         return described
 
     def many(
@@ -228,6 +238,9 @@ class GroupedIndex:
         Arguments are those of `aggregation.OnlineIndex.many`.
         """
         every = np.arange(len(self.store))
-        for number, classes in enumerate(lists):
-            shares = None if weights is None else weights[number]
-            yield self.describe(every, classes, shares, repeat_empty)
+        weights = weights or [np.ones(len(classes)) for classes in lists]
+        each = 4 * len(every) * self._dimensions
+        together = max(1, SUMS_BYTES // max(1, each))
+        for first in range(0, len(lists), together):
+            some = slice(first, first + together)
+            yield from self._describe(every, lists[some], weights[some], repeat_empty)

@@ -176,3 +176,27 @@ def test_figures_of_the_notebook_draw_what_the_tables_say(experiment, opened):
 def test_a_table_without_its_columns_is_refused(draw):
     with pytest.raises(ValueError, match="needs the columns .*mAP"):
         getattr(figures, draw)(pd.DataFrame({"rank": [1]}))
+
+
+def test_a_line_for_each_kind_of_group_and_a_point_for_the_rest():
+    grouped = [
+        {"aggregation": "grouped", "groups": g, "bits": b, "bytes_photo": 128.0 * g * b}
+        for b in (4, 8)
+        for g in (32, 8)
+    ]
+    others = [{"aggregation": "offline", "bytes_photo": 4096}]
+    table = pd.DataFrame([*others, *grouped]).assign(method="any", dimensions=256)
+    table["mAP"] = np.linspace(0.5, 0.9, 5)
+    (axes,) = figures.store_sizes(table).axes
+    assert [line.get_label() for line in axes.lines] == [
+        "any, D 256",
+        "groups, 4 bits, D 256",
+        "groups, 8 bits, D 256",
+    ]
+    assert axes.lines[0].get_xdata().tolist() == [4]
+    assert axes.lines[2].get_xdata().tolist() == [8, 32]
+    assert axes.lines[2].get_ydata().tolist() == [0.9, 0.8]
+    assert axes.get_xscale() == "log"
+    without = table[table["aggregation"] == "offline"].drop(columns=["groups", "bits"])
+    assert len(figures.store_sizes(without).axes[0].lines) == 1
+    plt.close("all")

@@ -162,6 +162,21 @@ def test_chosen_photos_are_described_as_a_loop_would(kept, repeat_empty, monkeyp
     assert read == rows, "photos that nobody asked for were read"
 
 
+@pytest.mark.parametrize("together", [1, 2, 9])
+def test_several_queries_are_described_as_each_alone(kept, together, monkeypatch):
+    *_, index = kept
+    monkeypatch.setattr(grouping, "SUMS_BYTES", together * 4 * 11 * 6)
+    lists = [[5, 2, 7], [1], [0, 3]]
+    shares = [np.array([1, 0.5, 0.25]), np.array([1]), np.array([1, 0.1])]
+    for weights in (shares, None):
+        found = list(index.many(lists, False, weights))
+        assert len(found) == 3
+        for number, classes in enumerate(lists):
+            own = weights and weights[number]
+            expected = index.describe(np.arange(11), classes, own)
+            np.testing.assert_array_equal(found[number], expected)
+
+
 def test_an_empty_vector_is_repeated_or_adds_nothing(tmp_path):
     vectors = unit(5, 1, 2, 4)
     vectors[0, 1] = 0
@@ -305,3 +320,18 @@ def test_rows_of_a_table_tell_groups_apart(opened):
     assert rows[0]["identity"] != rows[1]["identity"]
     assert rows[0]["setting"] == rows[1]["setting"]
     assert [row["groups"] for row in rows] == [1, 3]
+
+
+def test_bytes_of_a_photo_by_hand(opened, experiment):
+    """The tiny network has 6 classes and 12 channels; three classes are kept."""
+    expected = {
+        METHOD: 3 * 4 + 3 * 9 * 2,
+        replace(METHOD, bits=4): 3 * 4 + 3 * 5,
+        replace(METHOD, bits=8, groups=64): 6 * 4 + 6 * 9,
+        replace(METHOD, aggregation="online"): 6 * 12 * 2,
+        replace(METHOD, aggregation="offline"): 9 * 4,
+        Method("sum", dimensions=0): 12 * 4,
+    }
+    assert {m: opened.photo_bytes(m) for m in expected} == expected
+    twice = Collection.open(replace(experiment, also=(experiment.setup,)))
+    assert twice.photo_bytes(METHOD) == 2 * expected[METHOD]

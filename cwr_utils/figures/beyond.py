@@ -108,7 +108,8 @@ def store_sizes(table: pd.DataFrame) -> Figure:
             x, y = rows["bytes_photo"] / 1024, rows["mAP"]
             axes.plot(x, y, **line_style(number) | label)
     axes.set_xscale("log", base=2)
-    ticks = 2.0 ** np.arange(*np.log2(axes.get_xlim()).round().astype(int) + [0, 1], 2)
+    low, high = np.log2(axes.get_xlim()).round()
+    ticks = 2.0 ** np.arange(low, high + 1, 2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="KiB kept of a photo", ylabel="mAP")
