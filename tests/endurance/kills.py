@@ -50,7 +50,7 @@ SHORTER = {
 VOLATILE = {"finished", "seconds", "peak_memory_mib", "commit", "seconds_query"}
 COMMON = ["-p", "whitening_dataset=../training", "-p", "resize=64x48"]
 SWEEP = ["sweep", "plan.yaml", "-p", "dataset=../photos", *COMMON]
-SECONDS = 300  # for one kind of work
+SECONDS = 420  # for one kind of work
 HANGS = 300  # seconds after which a run counts as hanging; its stacks come before
 
 
