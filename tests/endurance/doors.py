@@ -475,8 +475,8 @@ def keras_files(folder):
 def keras_models(folder):
     """Whole models of others.
 
-    Of .h5 files only what is cut off: HDF5 itself may read a damaged attribute for ever,
-    which nothing but a process of its own could end.
+    Of .h5 files only what is cut off: HDF5 itself may read a damaged attribute for
+    ever, which nothing but a process of its own could end.
     """
     import keras
 
