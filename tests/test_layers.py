@@ -15,6 +15,7 @@ ROWS = {
     "arrays": 0,
     "files": 0,
     "identity": 0,
+    "names": 0,
     "pickles": 0,
     "protocol": 0,
     "backend": 0,
@@ -52,6 +53,7 @@ KERAS = {"backend", "networks"}
 BACKENDS = {"tensorflow", "torch", "jax", "jaxlib"}
 # Importable at once, without a deep-learning library.
 LIGHT = ["cwr_utils", "cwr_utils.datasets", "cwr_utils.images", "cwr_utils.evaluation"]
+LIGHT += ["cwr_utils.runs", "cwr_utils.retrieval", "cwr_utils.__main__"]
 
 
 def room(path):

@@ -8,7 +8,7 @@ import numpy as np
 from cwr_utils import aggregation, whitening
 from cwr_utils.aggregation import Aggregator, OnlineIndex
 from cwr_utils.arrays import Kept, l2_normalize
-from cwr_utils.pooling import GLOBAL_POOLINGS
+from cwr_utils.names import GLOBAL_POOLINGS
 from cwr_utils.retrieval.method import REGION_AGGREGATIONS, Method
 from cwr_utils.store import Store
 from cwr_utils.whitening import Whitening, WhiteningError

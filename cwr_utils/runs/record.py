@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import subprocess
@@ -33,7 +32,6 @@ from cwr_utils.runs import source, tables
 from cwr_utils.runs.source import RunError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn")
-_LONGEST_NAME = 120  # of a folder, in characters
 
 
 @dataclass
@@ -155,10 +153,10 @@ def folders(parameters: Mapping[str, Any], name: str = "") -> dict[str, str]:
         name: of its own folders; `run_name` if empty.
     """
     name = name or run_name(parameters)
-    return {
-        key: parameters.get(key) or f"../{key.removesuffix('_dir')}/runs/{name}"
-        for key in source.FOLDERS
+    own = {
+        key: source.ROOT / key.removesuffix("_dir") / "runs" for key in source.FOLDERS
     }
+    return {key: parameters.get(key) or str(own[key] / name) for key in source.FOLDERS}
 
 
 def run_name(parameters: Mapping[str, Any]) -> str:
@@ -174,12 +172,10 @@ def run_name(parameters: Mapping[str, Any]) -> str:
         if value == first[name] or name in ("dataset", "cache_dir", *source.FOLDERS):
             continue
         is_number = isinstance(value, int | float)
-        is_path = name in source.PLACES and value not in (None, "imagenet")
-        shown = (
-            f"{value:g}" if is_number else f"_{label(str(value)) if is_path else value}"
-        )
+        is_place = name == "whitening_dataset" or source.is_path(name, value)
+        shown = f"{value:g}" if is_number else f"_{label(value) if is_place else value}"
         words.append(name + shown)
-    return file_name("-".join(words))
+    return files.file_name("-".join(words))
 
 
 def label(dataset: str) -> str:
@@ -188,15 +184,6 @@ def label(dataset: str) -> str:
         return dataset
     folder = source.place(dataset)
     return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
-
-
-def file_name(text: str) -> str:
-    """A text as the name of a file, neither odd nor too long."""
-    text = re.sub(r"[^\w.-]+", "-", text)
-    if len(text) > _LONGEST_NAME:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = f"{text[: _LONGEST_NAME - 9]}-{digest}"
-    return text
 
 
 def peak_memory() -> int:
@@ -213,10 +200,11 @@ def peak_memory() -> int:
 
 def _shown(name: str, value: Any) -> Any:
     """A parameter without a path of this machine."""
-    if name not in source.PLACES or not value:
+    if not source.is_path(name, value):
         return value
-    inside = source.place(value).is_relative_to(source.ROOT.resolve())
-    return value if inside and not os.path.isabs(value) else Path(value).name
+    place, notebooks = source.place(value), source.ROOT / "notebooks"
+    inside = place.is_relative_to(source.ROOT)
+    return os.path.relpath(place, notebooks) if inside else place.name
 
 
 def _environment() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwr_utils import datasets, networks, paper
+from cwr_utils import datasets, files, networks, paper
 from cwr_utils.datasets import oxford_paris
 from cwr_utils.runs import demo, notebook, record, source, sweeps, tables, workbench
 from cwr_utils.runs.comparison import SWEEPS
@@ -97,7 +97,7 @@ def plan(
         "cap_dimensions": True,
         **({"dimensions": DIMENSIONS[network]} if network in DIMENSIONS else {}),
     }
-    return Plan(record.file_name(f"{label}-{network}{random}"), parameters)
+    return Plan(files.file_name(f"{label}-{network}{random}"), parameters)
 
 
 def run(chosen: Plan, jobs: int | None = None) -> list[str]:

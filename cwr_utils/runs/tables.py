@@ -1,27 +1,18 @@
 """Tables of methods: measured, written, read again, joined and shown."""
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cwr_utils import files, identity
 from cwr_utils.retrieval import Collection, Experiment, Method
-from cwr_utils.runs.source import METHOD_FIELDS, RunError
+from cwr_utils.runs.source import RunError
 
-
-def methods(namespace: Mapping[str, Any]) -> list[Method]:
-    """One method for each of a notebook's `rows`, which may leave out fields.
-
-    Args:
-        namespace: the notebook's `globals()`; what a row leaves out is in its
-            parameters.
-    """
-    usual = {name: namespace[name] for name in METHOD_FIELDS}
-    return [Method(**{**usual, **row}) for row in namespace["rows"]]
+MOST_ROWS = 60  # of a table on a screen
 
 
 def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series:
@@ -94,13 +85,32 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of methods that a person reads, mAP to three places."""
     numbers = [name for name in ("mAP", "mAP_low", "mAP_high") if name in table]
-    shown = table[["method", "dimensions"]].copy()
+    shown = table[[n for n in ("cell", "method", "dimensions") if n in table]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
     shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
     if "mAP_low" in table:
         shown["95 %"] = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
     return shown.rename(columns={"dimensions": "D"})
+
+
+def report(
+    table: pd.DataFrame | None, places: Mapping[str, Path], begun: float
+) -> None:
+    """Print how a run ended: its table, how long it took and where everything is.
+
+    Args:
+        table: of methods, or None if the run made none; the first and last rows of a
+            long one are shown.
+        places: what it is -> where.
+        begun: seconds of the monotonic clock.
+    """
+    if table is not None:
+        used = sorted(set(table["whitening"].dropna()) - {""})
+        print(f"\n{table['note'].iloc[0]}\nwhitening: {', '.join(used) or 'none'}\n")
+        print(format_table(table).to_string(index=False, max_rows=MOST_ROWS))
+    shown = [f"{what}: {os.path.relpath(place)}" for what, place in places.items()]
+    print(f"\n{time.monotonic() - begun:.0f} s", *shown, sep="\n")
 
 
 def to_markdown(table: pd.DataFrame, last: str = "---:") -> str:
