@@ -90,8 +90,12 @@ def path(name: str) -> Path:
 
 def place(value: str) -> Path:
     """The file or folder that a parameter names, seen from the working folder."""
-    start = ROOT / "notebooks" if value in _OWN_FOLDERS else Path()
-    return Path(os.path.abspath(start / os.path.expanduser(value)))
+    return Path(_seen_from(ROOT / "notebooks" if value in _OWN_FOLDERS else "", value))
+
+
+def _seen_from(start: str | Path, value: str) -> str:
+    value = os.path.expanduser(value) if value.startswith("~/") else value
+    return os.path.abspath(os.path.join(start, value))
 
 
 def is_path(name: str, value: Any) -> bool:
@@ -117,7 +121,7 @@ def located(name: str, value: Any, start: str | Path = ".") -> Any:
     """
     if not is_path(name, value):
         return value
-    whole = os.path.abspath(Path(start) / os.path.expanduser(value))
+    whole = _seen_from(start, value)
     default = parameters()[name]
     return (
         default if default in _OWN_FOLDERS and whole == str(place(default)) else whole
