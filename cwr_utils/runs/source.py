@@ -108,7 +108,7 @@ def is_path(name: str, value: Any) -> bool:
         return value not in datasets.available()
     if name == "network":
         return value.endswith(_NETWORK_FILES)
-    return name in PLACES and value != "imagenet"
+    return name in PLACES and value not in ("imagenet", *_NOTHING)
 
 
 def located(name: str, value: Any, start: str | Path = ".") -> Any:
@@ -119,13 +119,14 @@ def located(name: str, value: Any, start: str | Path = ".") -> Any:
         value: as it was written.
         start: folder that a relative path is seen from.
     """
+    if name in TOGETHER and value and " + " in value:
+        parts = [part.strip() for part in value.split(" + ")]
+        return " + ".join(located(name, part, start) for part in parts)
     if not is_path(name, value):
         return value
     whole = _seen_from(start, value)
-    default = parameters()[name]
-    return (
-        default if default in _OWN_FOLDERS and whole == str(place(default)) else whole
-    )
+    own = {str(place(folder)): folder for folder in _OWN_FOLDERS}
+    return own.get(whole, whole)
 
 
 def defaults(name: str) -> dict[str, Any]:
