@@ -121,7 +121,7 @@ def make(folder, monkeypatch):
     monkeypatch.setattr(datasets, "load", load_named)
     monkeypatch.setattr(networks, "load", lambda *names: tiny.network())
     # The notebooks' defaults ask for more than a network of 6 classes has.
-    monkeypatch.setattr(workbench, "check_methods", lambda *given: None)
+    monkeypatch.setattr(workbench, "check_limits", lambda *given: None)
     monkeypatch.setattr(Collection, "open", open_known)
     monkeypatch.setattr(source, "ROOT", folder)
     monkeypatch.setattr(notebook, "run_notebook", kernel)

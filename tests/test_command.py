@@ -13,7 +13,8 @@ import tiny
 from project import AGGREGATE, EVALUATE, EXTRACT, PREPARE
 
 from cwr_utils import __main__ as command
-from cwr_utils.retrieval import Experiment
+from cwr_utils.retrieval import Experiment, Method
+from cwr_utils.retrieval.limits import check_limits
 from cwr_utils.runs import record, source, workbench
 from cwr_utils.runs.source import RunError
 
@@ -242,19 +243,24 @@ def experiment(tmp_path_factory):
 def test_a_method_that_asks_for_more_than_there_is(experiment, given, message):
     fits = {"num_whitening_classes": 3, "dimensions": 8, **given}
     parameters = source.complete("method_table", fits)
+    given = source.methods(parameters), experiment, source.parameters()
     if message is None:
-        return workbench.check_methods(parameters, experiment)
+        return check_limits(*given, parameters["cap_dimensions"])
     with pytest.raises(ValueError, match=message):
-        workbench.check_methods(parameters, experiment)
+        check_limits(*given)
 
 
 def test_of_a_network_with_few_classes_a_default_takes_what_there_is(experiment):
-    assert source.parameters()["num_whitening_classes"] == 16
-    parameters = source.complete(EVALUATE, {"dimensions": 8})
-    workbench.check_methods(parameters, experiment)
+    usual = source.parameters()
+    assert usual["num_whitening_classes"] == 16
+    methods = source.methods(source.complete(EVALUATE, {"dimensions": 8}))
+    check_limits(methods, experiment, usual)
+    with pytest.raises(ValueError, match="`num_whitening_classes` is 16"):
+        check_limits(methods, experiment)
     without = replace(experiment, training=None)
     with pytest.raises(ValueError, match="0 whitening photos"):
-        workbench.check_methods(parameters, without)
+        check_limits(methods, without, usual)
+    check_limits([Method("rmac_max", dimensions=0)], without)
 
 
 def test_a_fault_in_the_data_is_found_without_a_kernel(world, tmp_path):

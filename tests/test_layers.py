@@ -37,9 +37,9 @@ ROWS = {
     "explain": 5,
     "flag_costs": 5,
     "inspection": 5,
-    "search": 5,
     "runs": 6,
     "widgets": 6,
+    "search": 7,
     "__main__": 7,
 }
 # Neighbours in a row that may know each other, one way.

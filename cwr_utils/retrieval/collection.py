@@ -310,9 +310,9 @@ class Collection:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`_descriptors` by `setup` alone; classes that many queries have cost less."""
         if not method.by_class:
-            name, fitted = method.aggregation, self.whitening(method)
-            database = baseline(self.database, name, fitted)
-            vectors = baseline(self.queries, name, fitted)
+            database = self.spaces.baseline(method)
+            fitted = self.whitening(method)
+            vectors = baseline(self.queries, method.aggregation, fitted)
             yield from ((vectors[query], database) for query in queries)
             return
         space = self.space(method)

@@ -8,8 +8,9 @@ from typing import Any
 
 from cwr_utils import datasets, networks, protocol
 from cwr_utils.datasets import Dataset, DatasetError
-from cwr_utils.extraction import MOST_TOP_CLASSES, Setup, together
-from cwr_utils.retrieval import REGION_AGGREGATIONS, Experiment
+from cwr_utils.extraction import Setup, together
+from cwr_utils.retrieval import Experiment
+from cwr_utils.retrieval.limits import check_limits
 from cwr_utils.runs import record, source
 from cwr_utils.runs.record import Record
 from cwr_utils.runs.source import TOGETHER
@@ -65,7 +66,7 @@ class Loader:
 
         Raises:
             ValueError: if they cannot be loaded, a photo cannot be described, or the
-                notebook's methods need more than there is, see `check_methods`.
+                notebook's methods need more than there is, see `check_limits`.
         """
         data, training = self.data(parameters)
         texts = {name: parameters[name] for name in TOGETHER}
@@ -75,7 +76,9 @@ class Loader:
             for size in {part.target_size(name, setup.policy) for name in names}:
                 setup.network.check_size(*size)
         experiment = Experiment(data, training, setups[0], also=tuple(setups[1:]))
-        check_methods(parameters, experiment)
+        capped = parameters.get("cap_dimensions", False)
+        methods = source.methods(parameters)
+        check_limits(methods, experiment, source.parameters(), capped)
         return experiment
 
     def _setup(self, parameters: Mapping[str, Any]) -> Setup:
@@ -93,46 +96,6 @@ class Loader:
             power=parameters["power"],
             protocol=protocol.get(parameters["protocol"]),
         )
-
-
-def check_methods(parameters: Mapping[str, Any], experiment: Experiment) -> None:
-    """Refuse methods that need more classes or whitening vectors than there can be.
-
-    Args:
-        parameters: all of a notebook.
-        experiment: what they name.
-
-    Raises:
-        ValueError: which one, what there is, and what to change.
-    """
-    training = experiment.training
-    # A photo that is there twice supports no more dimensions than once.
-    photos = len(set(training.hashes().values())) if training else 0
-    for part, method in itertools.product(experiment.parts, source.methods(parameters)):
-        setup = part.setup
-        known = min(len(setup.network.class_names), MOST_TOP_CLASSES)
-        asked = ["num_classes", "num_whitening_classes"] if method.by_class else []
-        asked += ["rerank_classes"] if method.rerank else []
-        for name in asked:
-            count = getattr(method, name)
-            # A default is no demand: of a network with fewer classes all are taken.
-            if count > known and count != source.parameters()[name]:
-                raise ValueError(
-                    f"`{name}` is {count}, and of a photo the {known} most probable "
-                    f"classes of {setup.network.name} are kept: give {known} or less."
-                )
-        lowered = parameters.get("cap_dimensions")
-        if lowered or method.aggregation in (*REGION_AGGREGATIONS, "regional"):
-            continue  # how many regions a photo has depends on its size
-        per_photo = min(method.num_whitening_classes, known) if method.by_class else 1
-        most = min(setup.channels, photos * per_photo - 1)
-        if method.dimensions > most:
-            raise ValueError(
-                f"`dimensions` is {method.dimensions}, and {method.label} can have "
-                f"{most} at most: {photos} whitening photos with {per_photo} vectors "
-                f"each, {setup.channels} channels. Give half of that or less, or more "
-                "whitening photos."
-            )
 
 
 def load_data(
