@@ -12,13 +12,18 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/sweeps/*.ipynb)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper test lint bench endurance publish clean $(VENV)
+.PHONY: help demo lab paper test lint bench endurance publish clean $(VENV)
 
 help:  ## print this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 demo: $(STAMP)  ## run the notebooks on real photographs: tables, figures
 	$(BIN)/python -m cwr_utils demo
+
+# From here, not from `notebooks`: README, results and figures can be opened there.
+lab: $(STAMP)  ## open JupyterLab with the first notebook; ARGS="--no-browser"
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_prepare_data.ipynb \
+	  $(ARGS)
 
 # What is given on the command line reaches the program as it is, spaces included.
 paper: $(STAMP)  ## the paper's tables beside ours: DATASET=... NETWORK=...

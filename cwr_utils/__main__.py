@@ -108,6 +108,18 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     whole.add_argument(
         "--protocol", default="", help="of protocol.py; authors_code if not given"
     )
+    listed = add("networks", _networks, "what networks there are, or check one")
+    check = listed.add_subparsers(metavar="check").add_parser(
+        "check", help="what a network names photos, and whether that is right"
+    )
+    check.set_defaults(function=_check)
+    check.add_argument("network", help="a name, or a .keras or .h5 file")
+    check.add_argument("photos", nargs="*", help="files; two samples if none is given")
+    check.add_argument(
+        "--weights",
+        default="imagenet",
+        help="imagenet (if not given), none (random), or a file",
+    )
     for command in (sweep, whole):
         command.add_argument(
             "-j",
@@ -189,6 +201,25 @@ def _paper(jobs, weights, protocol, **given) -> list[str]:
     failures = reproduce.run(plan, jobs)
     print("\n".join(failures))
     return failures
+
+
+def _networks() -> None:
+    from cwr_utils import networks
+
+    print(networks.table().drop(columns="url").to_string())
+    print("and hub:PRESET of KerasHub, and .keras or .h5 files of whole models")
+
+
+def _check(network, photos, weights) -> bool:
+    from cwr_utils import networks
+
+    weights = None if weights == "none" else weights
+    try:
+        check = networks.check_top5(networks.load(network, weights), photos)
+    except ValueError as error:
+        raise source.RunError(str(error)) from error
+    print(check)
+    return check.right is False
 
 
 def _count(text: str) -> int:

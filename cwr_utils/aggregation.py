@@ -136,7 +136,7 @@ def offline(
     Args:
         store: class vectors of N images.
         aggregator: with a whitening fitted on class vectors of another data set.
-        num_classes: values of N_C.
+        num_classes: values of N_C; more than the network has are all of them.
 
     Returns:
         N_C -> (N, D) float32 descriptors.
@@ -145,12 +145,14 @@ def offline(
     shape = (len(store), aggregator.whitening.dimensions)
     descriptors = {count: np.empty(shape, np.float32) for count in num_classes}
     for images, vectors in store.iter_top_class_vectors(num_classes[-1]):
-        probabilities = None
+        probabilities, most = None, vectors.shape[1]
         if aggregator.weighting == "probability":
-            probabilities = _probabilities(store, images, num_classes[-1])
+            probabilities = _probabilities(store, images, most)
         parts = aggregator.parts(vectors, probabilities)
-        for count, rows in aggregate(parts, num_classes).items():
-            descriptors[count][images] = rows
+        known = {count: min(count, most) for count in num_classes}
+        rows = aggregate(parts, sorted(set(known.values())))
+        for count, used in known.items():
+            descriptors[count][images] = rows[used]
     return descriptors
 
 
@@ -189,14 +191,18 @@ def region_vectors(
 ) -> np.ndarray:
     """(n, R, C, K) class vectors of the regions of some images.
 
+    A network with fewer classes than `num_classes` gives all.
+
     Raises:
         StoreError: if regions were described by fewer classes.
     """
     kept = store.shape("region_vectors")[1] if store.has("region_vectors") else 0
+    num_classes = min(num_classes, store.shape("probabilities")[0])
     if num_classes > kept:
         raise StoreError(
             f"{store.path} describes regions by {kept} classes; {num_classes} were "
-            "asked for. Extract with a larger `region_classes`."
+            "asked for. Extract with a larger `region_classes`, or lower "
+            "`num_classes` and `num_whitening_classes`."
         )
     return store.read("region_vectors", images)[:, :, :num_classes]
 

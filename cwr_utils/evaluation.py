@@ -16,8 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-COLUMNS = tuple(
-    "query ap positives first_false_positive last_positive landmark".split()
+DEPTHS = (1, 5, 10)  # the k of P@k, as published tables have them
+DIFFICULTIES = ("easy", "medium", "hard")
+COLUMNS = (
+    "query",
+    "ap",
+    *(f"p@{k}" for k in DEPTHS),
+    "positives",
+    "first_false_positive",
+    "last_positive",
+    "landmark",
 )
 DRAWS = 10_000
 
@@ -41,20 +49,39 @@ def average_precision(positive_ranks: Sequence[int] | np.ndarray, num_positives:
     Raises:
         ValueError: if P < 1, ranks repeat or are negative, or there are more than P.
     """
-    ranks = np.sort(np.asarray(positive_ranks, dtype=np.int64))
-    if num_positives < 1:
-        raise ValueError(
-            f"`num_positives` must be at least 1; got {num_positives}. AP is undefined "
-            "without positives: leave such a query out."
-        )
-    if ranks.size > num_positives:
-        raise ValueError(f"{ranks.size} ranks for {num_positives} positives.")
-    if ranks.size and (ranks[0] < 0 or np.any(np.diff(ranks) == 0)):
-        raise ValueError(f"ranks must be distinct and >= 0; got {ranks.tolist()}.")
+    ranks = _checked_ranks(positive_ranks, num_positives)
     found = np.arange(ranks.size)
     left = np.where(ranks == 0, 1.0, found / np.maximum(ranks, 1))
     right = (found + 1) / (ranks + 1)
     return float(np.sum(left + right) / (2 * num_positives))
+
+
+def precision_at(
+    positive_ranks: Sequence[int] | np.ndarray, num_positives: int, k: int
+) -> float:
+    """P@k of the revisited protocol: the share of positives in the first k' ranks.
+
+    k' is k, or the 1-based rank of the last positive where that is smaller, so that a
+    query with fewer than k positives can reach 1. The classic protocol has no P@k;
+    where this workbook gives one for its sets, it is this.
+
+    Args:
+        positive_ranks: as for `average_precision`.
+        num_positives: P >= 1. A positive that is in no ranking comes after all that
+            are, and k' is k.
+        k: 1-based, counted without junk.
+
+    Returns:
+        0..1.
+
+    Raises:
+        ValueError: if k < 1, and as `average_precision`.
+    """
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1; got {k}.")
+    ranks = _checked_ranks(positive_ranks, num_positives)
+    depth = min(int(ranks[-1]) + 1, k) if ranks.size == num_positives else k
+    return float(np.count_nonzero(ranks < depth) / depth)
 
 
 def ranks_without_junk(
@@ -97,7 +124,8 @@ def evaluate(
 
     Returns:
         One row a query, in order. `ap`: 0..1, NaN where there are no positives (such a
-        query is not part of the mean). `positives`: their number.
+        query is not part of the mean). `p@1`, `p@5`, `p@10`: see `precision_at`, NaN
+        where `ap` is. `positives`: their number.
         `first_false_positive`: its 1-based rank without junk, NaN if there is none.
         `last_positive`: the same for the last positive, NaN where one is missing.
         `landmark`: see `landmarks`.
@@ -111,12 +139,15 @@ def evaluate(
     for query, hits in _scored(rankings, queries, self_match):
         num_positives = len(ground_truth(query, self_match)[0])
         ranks, misses = np.flatnonzero(hits), np.flatnonzero(~hits)
-        ap = average_precision(ranks, num_positives) if num_positives else np.nan
+        scores = [np.nan] * (1 + len(DEPTHS))
+        if num_positives:
+            scores = [precision_at(ranks, num_positives, k) for k in DEPTHS]
+            scores.insert(0, average_precision(ranks, num_positives))
         complete = 0 < num_positives == ranks.size
         rows.append(
             (
                 query.name,
-                ap,
+                *scores,
                 num_positives,
                 misses[0] + 1 if misses.size else np.nan,
                 ranks[-1] + 1 if complete else np.nan,
@@ -124,8 +155,9 @@ def evaluate(
             )
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    floats = dict.fromkeys(("ap", "first_false_positive", "last_positive"), float)
-    return table.astype({"positives": int, **floats})
+    others = ("query", "landmark")
+    floats = dict.fromkeys((name for name in COLUMNS if name not in others), float)
+    return table.astype({**floats, "positives": int})
 
 
 def ground_truth(
@@ -156,6 +188,24 @@ def mean_average_precision(per_query: pd.DataFrame) -> float:
         0..1; NaN where no query has positives.
     """
     return float(per_query["ap"].mean())
+
+
+def mean_precision_at(per_query: pd.DataFrame, k: int) -> float:
+    """Mean of the P@k that `evaluate` gives, over the queries with positives (mP@k).
+
+    Args:
+        per_query: of `evaluate`.
+        k: one of `DEPTHS`.
+
+    Returns:
+        0..1; NaN where no query has positives.
+
+    Raises:
+        ValueError: if the table does not have that k.
+    """
+    if f"p@{k}" not in per_query:
+        raise ValueError(f"`k` must be one of {DEPTHS}, the depths scored; got {k}.")
+    return float(per_query[f"p@{k}"].mean())
 
 
 def landmarks(queries: Iterable[Any]) -> dict[str, str]:
@@ -328,44 +378,6 @@ def errors(
     return pd.DataFrame(rows, columns=columns)
 
 
-def mean_precision_at(
-    rankings: Mapping[str, Sequence[str]],
-    queries: Iterable[Any],
-    k: int,
-    self_match: bool | None,
-) -> float:
-    """mP@k of the revisited protocol: the share of positives in the first k' ranks.
-
-    k' is k, or the rank of a query's last positive where that is smaller, so that
-    a query with fewer than k positives can reach 1.
-
-    Args:
-        rankings: query name -> image names, best first.
-        queries: those to score; one without positives is left out.
-        k: 1-based, counted without junk.
-        self_match: as in `evaluate`.
-
-    Returns:
-        0..1; NaN where no query has positives.
-
-    Raises:
-        ValueError: if k < 1, and as `evaluate`.
-    """
-    if k < 1:
-        raise ValueError(f"`k` must be at least 1; got {k}.")
-    precisions = []
-    for query, hits in _scored(rankings, queries, self_match):
-        num_positives = len(ground_truth(query, self_match)[0])
-        if not num_positives:
-            continue
-        ranks = np.flatnonzero(hits)
-        # A positive that is not ranked comes after everything that is.
-        last = ranks[-1] + 1 if ranks.size == num_positives else k
-        depth = min(last, k)
-        precisions.append(np.count_nonzero(ranks < depth) / depth)
-    return float(np.mean(precisions)) if precisions else float("nan")
-
-
 def precision_recall(
     ranking: Sequence[str], positives: Set[str], junk: Set[str]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -398,7 +410,7 @@ def revisited_ground_truth(
         easy: names labelled so; likewise `hard` and `unclear`.
         hard: see `easy`.
         unclear: see `easy`; always junk.
-        difficulty: "easy", "medium" (easy and hard) or "hard".
+        difficulty: one of `DIFFICULTIES`; medium is easy and hard.
 
     Returns:
         (positives, junk). What the difficulty does not ask for is junk, not wrong.
@@ -413,7 +425,7 @@ def revisited_ground_truth(
     }
     if difficulty not in choices:
         raise ValueError(
-            f"`difficulty` must be one of {sorted(choices)}; got {difficulty!r}."
+            f"`difficulty` must be one of {DIFFICULTIES}; got {difficulty!r}."
         )
     positives, junk = choices[difficulty]
     return frozenset(positives), frozenset(junk)
@@ -438,6 +450,21 @@ def write_rankings(rankings: Mapping[str, Sequence[str]], folder: str | Path) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{name}\n" for name in ranking)
         path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _checked_ranks(positive_ranks, num_positives: int) -> np.ndarray:
+    """Ranks of positives, ascending, int64."""
+    ranks = np.sort(np.asarray(positive_ranks, dtype=np.int64))
+    if num_positives < 1:
+        raise ValueError(
+            f"`num_positives` must be at least 1; got {num_positives}. AP is undefined "
+            "without positives: leave such a query out."
+        )
+    if ranks.size > num_positives:
+        raise ValueError(f"{ranks.size} ranks for {num_positives} positives.")
+    if ranks.size and (ranks[0] < 0 or np.any(np.diff(ranks) == 0)):
+        raise ValueError(f"ranks must be distinct and >= 0; got {ranks.tolist()}.")
+    return ranks
 
 
 def _hits(ranking, positives, junk) -> np.ndarray:

@@ -184,6 +184,7 @@ def embedding_picture(
         "photos": [read_image(data.path(name)) for name in names],
         "groups": [groups.get(name, "") for name in names],
         "credits": [data.credit(name) for name in names],
+        "names": names,
     }
 
 

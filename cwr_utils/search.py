@@ -52,12 +52,19 @@ from cwr_utils.retrieval import (
     Method,
 )
 from cwr_utils.retrieval.limits import check_limits
-from cwr_utils.store import BLOCK, JoinedStore, MemoryStore, Store
+from cwr_utils.store import BLOCK, MemoryStore, Store
 from cwr_utils.whitening import WhiteningError
 
 ROOT = Path(__file__).resolve().parents[1]
 WHITENING = "monuments_whitening"
-METHOD = Method("online", num_classes=4, num_whitening_classes=16, dimensions=256)
+METHOD = Method(
+    "online",
+    num_classes=8,
+    num_whitening_classes=64,
+    dimensions=1024,
+    whitening_exponent=0.35,
+    class_weighting="rank",
+)
 # Needs no whitening (on the demo 0.64, as good as MAC and better than the others).
 PLAIN = Method("rmac_max", dimensions=0)
 LARGE = 10_000  # photos, from which on only some classes of each are kept
@@ -263,21 +270,13 @@ class Index:
 
     def _answers(self, group: Sequence[tuple[Photo, Box | None]]) -> Iterator[Answer]:
         """Answers to some queries together."""
-        collection = self.collection
-        queries, photos, contents, stores = [], [], [], []
+        collection, asked = self.collection, []
         for number, (given, box) in enumerate(group):
             pixels, content = self._read(given)
             query = Query(f"query {number}", "query", _checked(box, pixels))
-            stores.append(
-                extraction.describe_query(collection.describer, query, pixels, content)
-            )
-            queries.append(query)
-            photos.append(pixels)
-            contents.append(content)
-        described = {n: c for store in stores for n, c in store.hashes.items()}
-        asked = collection.ask(queries, JoinedStore(stores, described))
-        result = asked.run(self.method)
-        for query, pixels, content in zip(queries, photos, contents, strict=True):
+            asked.append((query, pixels, content))
+        result = collection.ask_photos(asked).run(self.method)
+        for query, pixels, content in asked:
             yield Answer(
                 result.rankings[query.name],
                 result.scores[query.name],
@@ -356,8 +355,8 @@ def index(
     *,
     whitening: str | Path | None = WHITENING,
     method: Method | None = None,
-    network: str | CamNetwork = "efficientnet-lite0",
-    resize: str = "640x480",
+    network: str | CamNetwork = "efficientnet-lite2 + efficientnet-lite0",
+    resize: str = "512x360 + 384x270",
     power: float = 2.0,
     cache_dir: str | Path = ROOT / "cache",
     data_root: str | Path = ROOT / "data",
@@ -375,12 +374,13 @@ def index(
             photos are described without whitening (R-MAC), less well.
         method: how to describe and rank. By default online aggregation, of more than
             `LARGE` photos offline aggregation.
-        network: name of a network, or the network.
-        resize: see `ResizePolicy.parse`.
+        network: name of a network, or the network; " + " joins several names, which
+            then describe photos together.
+        resize: see `ResizePolicy.parse`; one for all, or for each.
         power: exponent of the class vectors.
-        cache_dir: where descriptions are kept, about 3 MB a photo. Of more than `LARGE`
+        cache_dir: where descriptions are kept, about 5 MB a photo. Of more than `LARGE`
             photos, and with a method that needs no other classes than a photo's own,
-            about 0.2 MB.
+            about 0.4 MB.
         data_root: where the whitening photos are put.
 
     Raises:
@@ -389,12 +389,10 @@ def index(
         WhiteningError: if the whitening photos are among those searched, or the method
             needs whitening and there is none.
     """
-    if isinstance(network, str):
-        network = networks.load(network)
-    setup = Setup(network, Path(cache_dir), resize=resize, power=power)
-    photos = _Folder(folder, setup)
-    training = _open_whitening(whitening, setup, data_root)
-    method = method or _usual_method(setup, training, len(photos.data.images))
+    setups = _setups(network, resize, power, Path(cache_dir))
+    photos = _Folder(folder, setups)
+    training = _open_whitening(whitening, setups, data_root)
+    method = method or _usual_method(setups, training, len(photos.data.images))
     if method.dimensions and training is None:
         raise WhiteningError(
             f"{method.label} needs whitening, which is never fitted on the photos that "
@@ -406,19 +404,49 @@ def index(
         _refuse_shared(others.data, photos.data)
     if len(photos.data.images) > LARGE and method.aggregation in _BY_OWN_CLASSES:
         wanted = max(KEPT, method.num_classes if method.by_class else 0)
-        classes = min(wanted, len(setup.network.class_names))
-        photos.setup = replace(setup, classes=classes)
-    experiment = Experiment(photos.data, others and others.data, photos.setup)
-    check_limits([method], experiment)
-    database, described = photos.describe(), others and others.describe()
-    # Without what only decoding has shown to be damaged.
-    experiment = Experiment(photos.data, others and others.data, photos.setup)
-    queries = MemoryStore(setup.query_facts(), {}, {})
-    maps = ImageMaps(photos.data, photos.setup, on_disk=False)
-    collection = Collection(experiment, database, queries, described, maps)
+        photos.setups = [
+            replace(setup, classes=min(wanted, len(setup.network.class_names)))
+            for setup in setups
+        ]
+    check_limits([method], _experiment(photos, others))
+    databases = photos.describe()
+    described = others.describe() if others else [None] * len(setups)
+    also: list[Collection] = []
+    # The last first, as the first one holds the others; and all without what only
+    # decoding has shown to be damaged.
+    whole = _experiment(photos, others)
+    parts = zip([whole, *whole.parts[1:]], databases, described, strict=True)
+    for experiment, database, fitted_on in reversed(list(parts)):
+        setup = experiment.setup
+        queries = MemoryStore(setup.query_facts(), {}, {})
+        maps = ImageMaps(photos.data, setup, on_disk=False)
+        held = also if experiment is whole else []
+        opened = Collection(experiment, database, queries, fitted_on, maps, held)
+        also.insert(0, opened)
     for part in filter(None, (photos, others)):
         part.warn()
-    return Index(collection, method, photos.unreadable)
+    return Index(also[0], method, photos.unreadable)
+
+
+def _setups(
+    network: str | CamNetwork, resize: str, power: float, cache_dir: Path
+) -> list[Setup]:
+    """Every way to describe photos that the texts join."""
+    texts = {"resize": resize}
+    if isinstance(network, str):
+        texts["network"] = network
+    setups = []
+    for part in extraction.together(**texts):
+        one = part.get("network") or network
+        loaded = networks.load(one) if isinstance(one, str) else one
+        size = part["resize"] or resize
+        setups.append(Setup(loaded, cache_dir, resize=size, power=power))
+    return setups
+
+
+def _experiment(photos: "_Photos", others: "_Photos | None") -> Experiment:
+    first, *also = photos.setups
+    return Experiment(photos.data, others and others.data, first, also=tuple(also))
 
 
 def _refuse_shared(training: Dataset, data: Dataset) -> None:
@@ -433,20 +461,23 @@ def _refuse_shared(training: Dataset, data: Dataset) -> None:
         )
 
 
-def _usual_method(setup: Setup, training: "_Photos | None", photos: int) -> Method:
+def _usual_method(
+    setups: Sequence[Setup], training: "_Photos | None", photos: int
+) -> Method:
     """The demo's, with no more than the network and the whitening photos support."""
     if training is None:
         return PLAIN
-    known = len(setup.network.class_names)
+    known = min(len(setup.network.class_names) for setup in setups)
     per_photo = min(METHOD.num_whitening_classes, known)
     # A photo that is there twice supports no more dimensions than once.
     support = len(set(training.data.hashes().values())) * per_photo // 2
+    channels = min(setup.channels for setup in setups)
     return replace(
         METHOD,
         aggregation=METHOD.aggregation if photos <= LARGE else "offline",
         num_classes=min(METHOD.num_classes, known),
         num_whitening_classes=per_photo,
-        dimensions=max(1, min(METHOD.dimensions, support, setup.channels)),
+        dimensions=max(1, min(METHOD.dimensions, support, channels)),
     )
 
 
@@ -455,18 +486,18 @@ class _Photos:
 
     Attributes:
         data: them.
-        setup: how.
+        setups: every way to describe them.
         root: their folder.
         unreadable: name of each file that is none of them -> why.
     """
 
-    def __init__(self, data: Dataset, setup: Setup):
-        self.data, self.setup, self.root = data, setup, Path(data.name)
+    def __init__(self, data: Dataset, setups: list[Setup]):
+        self.data, self.setups, self.root = data, setups, Path(data.name)
         self.unreadable: dict[str, str] = {}
 
-    def describe(self) -> Store:
-        """Their store; what is in it already is not described again."""
-        return extraction.extract(self.data, self.setup)
+    def describe(self) -> list[Store]:
+        """A store for each setup; what is in it already is not described again."""
+        return [extraction.extract(self.data, setup) for setup in self.setups]
 
     def warn(self) -> None:
         """Warn whoever called `index` of what is left out."""
@@ -483,29 +514,31 @@ class _Photos:
 class _Folder(_Photos):
     """The readable photos of a folder."""
 
-    def __init__(self, folder: str | Path, setup: Setup):
-        self.root, self.setup = Path(folder).resolve(), setup
+    def __init__(self, folder: str | Path, setups: list[Setup]):
+        self.root, self.setups = Path(folder).resolve(), setups
         if not self.root.is_dir():
             raise DatasetError(f"{folder} is not a folder: there is no {self.root}.")
         self._paths, self.unreadable = find_images(self.root)
         place = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
         self._name = re.sub(r"[^\w.-]+", "_", self.root.name) + f"-{place}"
-        record = setup.cache_dir / self._name / "files.json"
+        record = setups[0].cache_dir / self._name / "files.json"
         self._facts = seen.recall(record, self._paths)
         known = len(self._facts)
         self._leave_out(unreadable_images(self._paths, self._facts))
         if len(self._facts) > known:
             seen.remember(record, self._paths, self._facts)
 
-    def describe(self) -> Store:
-        """Their store, without files that only decoding shows to be damaged."""
+    def describe(self) -> list[Store]:
+        """Their stores, without files that only decoding shows to be damaged."""
         # Of many photos an interruption may cost more of them, one in a hundred.
-        block = min(BLOCK, max(LEAST_BLOCK, len(self.data.images) // 100))
+        size = min(BLOCK, max(LEAST_BLOCK, len(self.data.images) // 100))
         while True:
             try:
-                return extraction.extract(self.data, self.setup, block=block)
+                return [
+                    extraction.extract(self.data, s, block=size) for s in self.setups
+                ]
             except ImageError:
-                broken = _undecodable(self.data, self.setup)
+                broken = _undecodable(self.data, self.setups)
                 if not broken:
                     raise
                 self._leave_out(broken)
@@ -525,15 +558,15 @@ class _Folder(_Photos):
 
 
 def _open_whitening(
-    source: str | Path | None, setup: Setup, data_root: str | Path
+    source: str | Path | None, setups: list[Setup], data_root: str | Path
 ) -> _Photos | None:
     """Photos to fit the whitening on; None if there are none."""
     if source is None:
         return None
     if Path(source).is_dir():
-        return _Folder(source, setup)
+        return _Folder(source, setups)
     try:
-        return _Photos(datasets.load(str(source), data_root), setup)
+        return _Photos(datasets.load(str(source), data_root), setups)
     except DatasetError as error:
         if source != WHITENING:
             raise
@@ -547,11 +580,12 @@ def _open_whitening(
         return None
 
 
-def _undecodable(data: Dataset, setup: Setup) -> dict[str, str]:
+def _undecodable(data: Dataset, setups: Sequence[Setup]) -> dict[str, str]:
     broken = {}
     for name in data.images:
         try:
-            data.target_size(name, setup.policy)
+            for setup in setups:
+                data.target_size(name, setup.policy)
             read_image(data.path(name))
         except ImageError as error:
             broken[name] = str(error)

@@ -316,7 +316,7 @@ class Store:
         """Read each image's own most probable class vectors, block by block.
 
         Args:
-            num_classes: N_C, classes an image.
+            num_classes: N_C, classes an image; of a network with fewer, all.
 
         Yields:
             (slice of images, (images, num_classes, K) as stored), most probable first.
@@ -325,12 +325,14 @@ class Store:
             StoreError: if fewer classes than that are stored.
         """
         top = self.read("top_classes")
+        everything = self.config["classes"] is None
+        if everything:
+            num_classes = min(num_classes, self.shape("class_vectors")[0])
         if num_classes > top.shape[1]:
             raise StoreError(
                 f"{self.path} knows the top {top.shape[1]} classes of each image; "
                 f"{num_classes} were asked for."
             )
-        everything = self.config["classes"] is None
         for rows in self.blocks:
             images = slice(rows.start, rows.stop)
             if not everything:

@@ -15,7 +15,7 @@ from cwr_utils.runs import notebook, record, source, workbench
 from cwr_utils.runs.workbench import Loader
 from cwr_utils.store import StoreError
 
-PREPARE, _, EXTRACT, AGGREGATE, EVALUATE, _ = source.NOTEBOOKS
+PREPARE, _, EXTRACT, AGGREGATE, EVALUATE, *_ = source.NOTEBOOKS
 TABLE = "method_table"
 # Data sets that can be had by name.
 NAMES = ("monuments", "monuments_whitening", "street", "oxford5k", "paris6k")

@@ -1,5 +1,7 @@
 """Average precision as one walk down the list, written from the benchmarks' rules."""
 
+import math
+
 
 def average_precision(ranking, positives, junk):
     """AP of one ranked list: trapezoids under precision over recall.
@@ -63,28 +65,50 @@ def compute_ap(query, ranking):
     return average_precision(ranked, truth("good") | truth("ok"), truth("junk"))
 
 
-def revisited(ranking, labels, difficulty, depths):
-    """AP and precisions of one query under the revisited protocol.
+SETUPS = {  # which lists of the ground truth are to be found, and which passed over
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
+
+
+def compute_map(rankings, truths, difficulty, depths):
+    """The official program of the revisited protocol, whole.
 
     Args:
-        ranking: names, best first, all of them.
-        labels: name -> "easy", "hard" or "unclear"; other names are negatives.
+        rankings: for each query the numbers of all images, best first.
+        truths: for each query its lists `easy`, `hard` and `junk` of such numbers.
         difficulty: "easy", "medium" or "hard".
         depths: values of k.
 
     Returns:
-        AP and a list of precisions, or None where nothing is to be found.
+        mAP, AP of each query, mP@k of each depth, P@k of each query and depth. A query
+        with nothing to find has NaN, and the means are over the others.
     """
-    wanted = {"easy", "hard"} if difficulty == "medium" else {difficulty}
-    ranks, rank = [], 0
-    for name in ranking:
-        label = labels.get(name)
-        if label in wanted:
-            ranks.append(rank)
-        if label in wanted or label is None:
-            rank += 1
-    if not ranks:
-        return None
-    ap = revisited_average_precision(ranks, len(ranks))
-    cuts = [min(k, ranks[-1] + 1) for k in depths]
-    return ap, [sum(rank < cut for rank in ranks) / cut for cut in cuts]
+    wanted, passed = SETUPS[difficulty]
+    aps, precisions = [], []
+    for ranking, truth in zip(rankings, truths, strict=True):
+        to_find = [image for kind in wanted for image in truth[kind]]
+        junk = [image for kind in passed for image in truth[kind]]
+        if not to_find:
+            aps.append(math.nan)
+            precisions.append([math.nan] * len(depths))
+            continue
+        ranks = []
+        for place, image in enumerate(ranking):
+            if image in to_find:
+                before = sum(other in junk for other in ranking[:place])
+                ranks.append(place - before)
+        aps.append(revisited_average_precision(ranks, len(to_find)))
+        row = []
+        for k in depths:
+            depth = min(max(ranks) + 1, k)
+            row.append(sum(rank + 1 <= depth for rank in ranks) / depth)
+        precisions.append(row)
+    scored = [number for number, ap in enumerate(aps) if not math.isnan(ap)]
+    mean_ap = sum(aps[number] for number in scored) / len(scored)
+    means = [
+        sum(precisions[number][column] for number in scored) / len(scored)
+        for column in range(len(depths))
+    ]
+    return mean_ap, aps, means, precisions

@@ -163,3 +163,45 @@ def search(queries, index, own, matches, rerank, expansion, protocol):
         leaked[id(index[number])] = rows
         results.append((order, np.array(scores)[order]))
     return results
+
+
+def similarity_map(query, features, cams, whitening, power, repeat=False):
+    """What each cell adds to the similarity, one cell, class and channel at a time.
+
+    features (H, W, K) and cams (H, W, C) of the region -> (H, W).
+    """
+    height, width, channels = features.shape
+    channel = reference.channel_weights(features)
+    vectors, parts = [], []  # (K,) and cell -> (K,), of each class
+    for c in range(cams.shape[2]):
+        vector, part = np.zeros(channels), np.zeros((height, width, channels))
+        for k in range(channels):
+            total = sum(
+                features[i, j, k] ** power * cams[i, j, c]
+                for i in range(height)
+                for j in range(width)
+            )
+            vector[k] = channel[k] * total ** (1 / power)
+            for i in range(height):
+                for j in range(width):
+                    mass = features[i, j, k] ** power * cams[i, j, c]
+                    part[i, j, k] = vector[k] * mass / total if total else 0
+        vectors.append(vector)
+        parts.append(part)
+        if repeat and c and not vector.any():
+            vectors[c], parts[c] = vectors[c - 1], parts[c - 1]
+    whole, cells = np.zeros(len(query)), np.zeros((height, width))
+    for vector, part in zip(vectors, parts, strict=True):
+        if not vector.any():
+            continue
+        unit = l2(vector)
+        whitened = (unit - whitening.mean) @ whitening.projection
+        whole += l2(whitened)
+        for i in range(height):
+            for j in range(width):
+                own = part[i, j] / np.linalg.norm(vector)
+                centred = own - (own @ unit) * whitening.mean
+                cells[i, j] += (
+                    query @ (centred @ whitening.projection) / np.linalg.norm(whitened)
+                )
+    return cells / np.linalg.norm(whole)

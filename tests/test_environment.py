@@ -85,7 +85,9 @@ def test_constraints_are_names_and_versions_only():
 
 def test_every_requirement_is_pinned_within_its_bounds():
     pins = constraints()
-    groups = [EXTRAS[name] for name in ("dev", "cluster", "index", "heif", "gpu")]
+    groups = [
+        EXTRAS[name] for name in ("dev", "cluster", "index", "heif", "hub", "gpu")
+    ]
     for name, requirement in requirements(PROJECT["dependencies"], *groups).items():
         assert name in pins, f"constraints.txt does not pin {name}"
         (pin,) = pins[name].specifier
@@ -123,7 +125,8 @@ def test_the_makefile_accepts_the_same_pythons():
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("cwr_utils", ("index", "heif")), ("tests", ("dev",))]
+    ("folder", "extras"),
+    [("cwr_utils", ("index", "heif", "hub", "jax")), ("tests", ("dev", "jax"))],
 )
 def test_every_import_is_a_declared_requirement(folder, extras):
     declared = requirements(PROJECT["dependencies"], *(EXTRAS[e] for e in extras))

@@ -178,6 +178,7 @@ def test_the_own_image_is_a_positive_or_junk(ground_truth, self_match):
     assert row == {
         "query": "q",
         "ap": evaluation.average_precision(ranks, len(ranks)),
+        **{f"p@{k}": evaluation.precision_at(ranks, len(ranks), k) for k in (1, 5, 10)},
         "positives": len(ranks),
         "first_false_positive": first_false,
         "last_positive": last,
@@ -238,41 +239,86 @@ def test_revisited_difficulties(difficulty, positives, junk):
 
 
 def test_an_unknown_difficulty_names_the_known():
-    with pytest.raises(ValueError, match=r"\['easy', 'hard', 'medium'\]; got 'expert'"):
+    with pytest.raises(ValueError, match=r"\('easy', 'medium', 'hard'\); got 'exp"):
         evaluation.revisited_ground_truth(set(), set(), set(), "expert")
 
 
-def test_precision_stops_at_the_last_positive():
-    ranking = ["own", "j", "p1", "p2", "n1", "n2"]
-    at = {
-        k: evaluation.mean_precision_at({"q": ranking}, [QUERY], k, self_match=False)
-        for k in (1, 3, 10)
-    }
-    assert at == {1: 1.0, 3: 1.0, 10: 1.0}
-    # A positive that is not ranked keeps the depth at k.
-    cut = ["p1", "n1", "n2"]
-    at_4 = evaluation.mean_precision_at({"q": cut}, [QUERY], 4, self_match=False)
-    assert at_4 == 0.25
+@pytest.mark.parametrize(
+    ("ranks", "num_positives", "expected"),  # P@1, P@5, P@10
+    [
+        ([0], 1, [1, 1, 1]),
+        ([1], 1, [0, 1 / 2, 1 / 2]),
+        ([9], 1, [0, 0, 1 / 10]),
+        ([10], 1, [0, 0, 0]),
+        ([0, 2], 2, [1, 2 / 3, 2 / 3]),
+        ([0, 1, 2, 8], 4, [1, 3 / 5, 4 / 9]),
+        ([8, 2, 0, 1], 4, [1, 3 / 5, 4 / 9]),  # order does not matter
+        (range(12), 12, [1, 1, 1]),
+        ([0, 2], 3, [1, 2 / 5, 2 / 10]),  # the third was never ranked: k stays k
+        ([], 3, [0, 0, 0]),
+    ],
+)
+def test_precision_at_k_by_hand(ranks, num_positives, expected):
+    found = [evaluation.precision_at(ranks, num_positives, k) for k in (1, 5, 10)]
+    assert found == expected
 
 
-@given(searches(), st.integers(1, 30))
-def test_precision_at_k_equals_the_walk(search, k):
+def test_precision_at_k_refuses_what_ap_refuses():
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        evaluation.precision_at([0], 1, 0)
+    with pytest.raises(ValueError, match="leave such a query out"):
+        evaluation.precision_at([], 0, 1)
+    with pytest.raises(ValueError, match="distinct"):
+        evaluation.precision_at([1, 1], 2, 1)
+
+
+@given(searches())
+def test_precision_in_the_table_equals_the_walk(search):
     ranking, positives, junk = search
     ranking = list(ranking) + sorted(positives - set(ranking))
     query = Query("q", "own", frozenset(positives), frozenset(junk))
-    got = evaluation.mean_precision_at({"q": ranking}, [query], k, self_match=False)
-    assert got == reference_ap.precision_at(ranking, positives, junk, k)
+    table = evaluation.evaluate({"q": ranking}, [query], self_match=False)
+    for k in evaluation.DEPTHS:
+        expected = reference_ap.precision_at(ranking, positives, junk, k)
+        assert table[f"p@{k}"][0] == expected
+        assert evaluation.mean_precision_at(table, k) == expected
 
 
-def test_precision_leaves_out_queries_without_positives():
+@given(st.sets(st.integers(0, 60), min_size=1), st.integers(0, 5), st.integers(1, 70))
+def test_precision_is_that_of_the_last_positive_from_there_on(ranks, missing, k):
+    total = len(ranks) + missing
+    precision = evaluation.precision_at(list(ranks), total, k)
+    assert 0 <= precision <= 1
+    last = max(ranks) + 1
+    if not missing and k >= last:
+        assert precision == total / last
+    else:
+        assert precision == len(ranks & set(range(k))) / k
+    # A positive that moves up never costs.
+    up = {rank - 1 if rank and rank - 1 not in ranks else rank for rank in ranks}
+    if len(up) == len(ranks):
+        assert evaluation.precision_at(list(up), total, k) >= precision
+
+
+def test_means_leave_out_queries_without_positives_and_list_them():
     queries, rankings = [QUERY, Query("none", "x")], {"q": RANKING, "none": ["x"]}
-    both = evaluation.mean_precision_at(rankings, queries, 2, self_match=False)
-    alone = evaluation.mean_precision_at(rankings, queries[:1], 2, self_match=False)
-    assert both == alone == 0.5
-    none = evaluation.mean_precision_at(rankings, queries[1:], 2, self_match=False)
-    assert math.isnan(none)
-    with pytest.raises(ValueError, match="at least 1; got 0"):
-        evaluation.mean_precision_at(rankings, queries, 0, self_match=False)
+    table = evaluation.evaluate(rankings, queries, self_match=False)
+    assert table["query"].tolist() == ["q", "none"]
+    assert table.loc[1, ["ap", "p@1", "p@5", "p@10"]].isna().all()
+    alone = evaluation.evaluate(rankings, queries[:1], self_match=False)
+    for k in evaluation.DEPTHS:
+        mean = evaluation.mean_precision_at(table, k)
+        assert mean == evaluation.mean_precision_at(alone, k) == alone[f"p@{k}"][0]
+    with pytest.raises(ValueError, match=r"one of \(1, 5, 10\), the depths.*got 3"):
+        evaluation.mean_precision_at(table, 3)
+
+
+def test_the_own_photo_is_a_free_hit_at_rank_1():
+    queries = [Query("q", "own", frozenset({"p"}))]
+    rankings = {"q": ["own", "n", "p"]}
+    without, own = (evaluation.evaluate(rankings, queries, r) for r in (False, True))
+    assert (without["p@1"][0], own["p@1"][0]) == (0, 1)
+    assert (without["p@5"][0], own["p@5"][0]) == (1 / 2, 2 / 3)
 
 
 # Ranking files
@@ -351,7 +397,7 @@ def test_queries_without_positives_are_scored_as_nothing():
     table = evaluation.evaluate(rankings, queries, self_match=False)
     assert np.isnan(table["ap"][0]) and table["positives"][0] == 0
     assert np.isnan(evaluation.mean_average_precision(table))
-    assert np.isnan(evaluation.mean_precision_at(rankings, queries, 1, False))
+    assert np.isnan(evaluation.mean_precision_at(table, 1))
     assert np.isnan(evaluation.bootstrap(table["ap"], table["landmark"]).mean)
     assert np.isnan(evaluation.compare(table, table)["difference"][0])
     (error,) = evaluation.errors(rankings, queries, False).to_dict("records")

@@ -691,6 +691,19 @@ def test_decoding_does_not_run_far_ahead(data, tmp_path, monkeypatch):
     assert max(ahead) <= 4 + 1
 
 
+def test_several_passes_may_run_at_a_time_and_give_the_same_bits(store, data):
+    """Also beside passes of the graph that boxes need, which shares the weights."""
+    describer, photo = tiny.describer(SETUP), read_image(data.path("place0_0"))
+    images = resize_image(photo, SETUP.policy)[None]
+    with ThreadPoolExecutor(4) as pool:
+        passes = list(pool.map(describer, [images] * 40))
+    NETWORK.maps(images)
+    passes.append(describer(images))
+    for described in passes:
+        kept = described["class_vectors"]
+        np.testing.assert_array_equal(kept, store.read("class_vectors", [0]))
+
+
 def test_a_block_is_written_while_the_network_goes_on(data, tmp_path, monkeypatch):
     """The first write waits for the next block's pass: in turn, it never comes."""
     passes, went_on, seen = [], threading.Event(), []

@@ -19,16 +19,24 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cwr_utils import figures
-from cwr_utils.figures import canvas, photos, plots, text
-from cwr_utils.figures.style import COLOURS, COLUMN, PAGE, RELEVANCE, _smaller_png
+from cwr_utils.figures import canvas, photos, plots, style, text
+from cwr_utils.figures.style import (
+    BLUE,
+    COLOURS,
+    COLUMN,
+    ORANGE,
+    PAGE,
+    RELEVANCE,
+    _smaller_png,
+)
 
 LONG = "a_name_that_is_far_too_long_for_its_place_in_the_figure_number_17"
 
 
 @pytest.fixture(autouse=True)
-def style():
+def printed():
     with mpl.rc_context():
-        figures.use_style()
+        figures.use_style(screen=False)
         yield
         plt.close("all")
 
@@ -186,6 +194,7 @@ CASES = {
         [LANDSCAPE, PORTRAIT, PANORAMA] * 10,
         ["a", "b", ""] * 10,
         ["Jane Doe, CC BY-SA 4.0", "Me", ""] * 10,
+        [LONG] * 30,
     ),
     "map of one": lambda: figures.embedding_map(np.zeros((1, 2)), [PORTRAIT]),
     "methods with intervals": lambda: figures.method_bars(
@@ -201,6 +210,9 @@ CASES = {
     ),
     "one similarity": lambda: figures.similarity_matrix(np.ones((1, 1)), ["x"]),
     "classes": lambda: figures.class_frequencies([LONG, "b"], [0.9, 0.1]),
+    "many names": lambda: figures.class_frequencies(
+        [f"{n} {LONG}" for n in range(64)], np.linspace(1, 0, 64), {1: 0.83}
+    ),
     "classes beside the paper": lambda: figures.class_frequencies(
         [LONG, "b"], [0.9, 0.1], {1: 0.83, 64: 0.31}, ["b"]
     ),
@@ -211,16 +223,21 @@ CASES = {
 
 
 @functools.cache
-def drawn(name):
+def drawn(name, screen=False):
     """One of the cases, drawn once for all tests."""
+    figures.use_style(screen)
     fig = CASES[name]()
     fig.canvas.draw()
     return fig
 
 
+both_sizes = pytest.mark.parametrize("screen", [False, True], ids=["print", "screen"])
+
+
+@both_sizes
 @pytest.mark.parametrize("name", CASES)
-def test_every_figure_draws_inside_its_page(name):
-    fig = drawn(name)
+def test_every_figure_draws_inside_its_page(name, screen):
+    fig = drawn(name, screen)
     assert isinstance(fig, Figure)
     box, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
     assert min(box.x0, box.y0) > -0.02
@@ -242,9 +259,10 @@ def test_figures_are_printed_as_they_are_drawn(name):
     assert min(sizes, default=9) >= (6 if chart else 5)
 
 
+@both_sizes
 @pytest.mark.parametrize("name", CASES)
-def test_no_two_texts_overlap(name):
-    items = texts(drawn(name))
+def test_no_two_texts_overlap(name, screen):
+    items = texts(drawn(name, screen))
     assert not [(items[i].get_text(), items[j].get_text()) for i, j in overlaps(items)]
 
 
@@ -282,14 +300,15 @@ def test_labels_of_methods_and_values_do_not_overlap(number):
     assert not overlaps(axes.get_xticklabels())
 
 
+@both_sizes
 @pytest.mark.parametrize("number", [3, 20, 21, 64, 90])
-def test_labels_of_classes_do_not_overlap(number):
+def test_labels_of_classes_do_not_overlap(number, screen):
+    figures.use_style(screen)
     names = [f"{LONG} {i}" for i in range(number)]
     fig = figures.class_frequencies(names, np.linspace(1, 0, number))
     fig.canvas.draw()
-    axes = fig.axes[0]
-    upright = number > 20
-    assert not overlaps(axes.get_xticklabels() if upright else axes.get_yticklabels())
+    labels = [label for axes in fig.axes for label in axes.get_yticklabels()]
+    assert len(labels) == number and not overlaps(labels)
 
 
 def test_published_points_have_the_colour_of_their_whitening():
@@ -430,16 +449,31 @@ def test_numbers_of_classes_do_not_overlap():
 
 
 def test_classes_of_the_paper_are_told_apart():
-    axes = figures.class_frequencies(
+    fig = figures.class_frequencies(
         ["dome", "lake"], [0.9, 0.5], {1: 0.8, 64: 0.3}, ["dome"]
-    ).axes[0]
-    first, second = (bar.get_facecolor() for bar in axes.patches)
-    assert first != second
-    assert (axes.lines[0].get_xdata(), axes.lines[0].get_ydata()) == ([0.8], [0])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "share in the paper",
+    )
+    _, ours, theirs = fig.axes[0].collections
+    assert ours.get_offsets().tolist() == [[0.9, 0], [0.5, 1]]
+    first, second = map(to_hex, ours.get_facecolors())
+    assert (first, second) == (ORANGE.lower(), BLUE.lower())
+    assert theirs.get_offsets().tolist() == [[0.8, 0]]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
         "named in the paper",
+        "share in the paper",
     ]
+
+
+def test_classes_go_on_from_column_to_column():
+    """All are there, in order from top to bottom, with their own values."""
+    names, shares = [f"n{i}" for i in range(60)], np.linspace(1, 0.1, 60)
+    fig = figures.class_frequencies(names, shares, {31: 0.5})
+    labels, values = [], []
+    for axes in fig.axes:
+        labels += [label.get_text() for label in axes.get_yticklabels()]
+        values += axes.collections[1].get_offsets()[:, 0].tolist()
+    assert labels == names and values == pytest.approx(shares)
+    published = [axes.collections[2].get_offsets().tolist() for axes in fig.axes]
+    assert published == [[], [[0.5, 10]], []]
 
 
 def test_labels_of_queries_do_not_overlap():
@@ -516,9 +550,19 @@ def test_a_map_keeps_neighbours_and_covers_nothing():
 def test_a_line_joins_photos_of_one_landmark():
     points = np.array([[0, 0], [1, 0], [9, 9], [5, 5]])
     shown = [LANDSCAPE] * 4
-    axes = figures.embedding_map(points, shown, ["a", "b", "a", ""]).axes[0]
-    ends = {tuple(map(tuple, line.get_xydata().tolist())) for line in axes.lines}
-    assert len(ends) == 1  # once in white, once in blue
+    groups, names = ["a", "b", "a", ""], ["one", "two", "three", "four"]
+    fig = figures.embedding_map(points, shown, groups, names=names)
+    (axes,) = fig.axes
+    (line,) = axes.lines
+    centres = [np.mean(np.reshape(im.get_extent(), (2, 2)), 1) for im in axes.images]
+    ends = sorted(line.get_xydata().tolist())
+    np.testing.assert_allclose(ends, sorted([centres[0].tolist(), centres[2].tolist()]))
+    # Behind the photos, in the colour of their frames; "b" is another group.
+    assert all(image.get_zorder() > line.get_zorder() for image in axes.images)
+    colours = [to_hex(frame.get_edgecolor()) for frame in axes.patches]
+    assert colours == [COLOURS[0].lower(), COLOURS[1].lower(), COLOURS[0].lower()]
+    assert to_hex(line.get_color()) == colours[0]
+    assert [text.get_text() for text in fig.texts] == names
 
 
 def test_relevance_is_told_by_symbols_too():
@@ -663,6 +707,33 @@ def test_saving_in_another_process_gives_the_same_bytes(tmp_path):
     for name in ("f.png", "f.pdf"):
         one, other = (tmp_path / seed / name for seed in ("1", "2"))
         assert one.read_bytes() == other.read_bytes()
+
+
+CHART_CASES = [name for name in CASES if any(word in name for word in CHARTS)]
+
+
+@pytest.mark.parametrize("name", CHART_CASES)
+def test_a_chart_is_wide_on_a_screen_and_saved_for_print(name, tmp_path):
+    """What is saved is to the byte what is drawn for print; no figure stays open."""
+    figures.use_style(screen=False)
+    printed = figures.save_figure(CASES[name](), "print", tmp_path)
+    figures.use_style()
+    fig = CASES[name]()
+    if "map" not in name and "similarity" not in name:
+        assert fig.get_size_inches()[0] == pytest.approx(PAGE, abs=0.01)
+    before = plt.get_fignums()
+    saved = figures.save_figure(fig, "saved", tmp_path)
+    assert plt.get_fignums() == before
+    assert saved.read_bytes() == printed.read_bytes()
+    assert style.on_screen()
+
+
+def test_panels_stand_side_by_side_on_a_screen():
+    for screen in (False, True):
+        figures.use_style(screen)
+        first, second = (axes.get_subplotspec() for axes in CASES["whitening"]().axes)
+        assert (first.rowspan == second.rowspan) == screen
+        assert (first.colspan == second.colspan) != screen
 
 
 def test_saved_files_hold_no_date_and_embed_their_letters(tmp_path):

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-EXPECTED = 6
+EXPECTED = 7
 FACTS = ("Question", "Paper", "Reads", "Writes", "Runtime")
 MAX_CELLS = 30
 MAX_CODE_LINES = 15
@@ -181,3 +181,35 @@ def test_headings_pass_over_fenced_code():
     cell = nbformat.v4.new_markdown_cell("# One\n```\n# comment\n```\n## Two")
     notebook = nbformat.v4.new_notebook(cells=[cell])
     assert list(headings(notebook)) == ["# One", "## Two"]
+
+
+# What is published
+
+RESULTS = NOTEBOOKS.parent / "results"
+# A folder of the project, seen from the root of some machine.
+PLACE = re.compile(
+    r"(?<![\w.:/])/[\w.+-]+(?:/[\w.+-]+)*/(?:cache|data|results|cwr_utils)/"
+)
+
+
+def test_a_place_of_a_machine_is_recognised():
+    assert PLACE.search("/home/me/book/cache/monuments: complete")
+    assert PLACE.search('"/book/data/x.jpg"')
+    for text in ("../cache/monuments", "https://a.org/data/x", "cwr_utils/runs/x.py"):
+        assert not PLACE.search(text)
+
+
+def test_published_runs_name_no_place_of_a_machine():
+    files = [
+        *RESULTS.rglob("*.ipynb"),
+        *RESULTS.rglob("*.json"),
+        *RESULTS.rglob("*.md"),
+    ]
+    runs = RESULTS / "runs"
+    shown = {
+        str(file.relative_to(RESULTS)): found.group()
+        for file in files
+        if not file.is_relative_to(runs)
+        and (found := PLACE.search(file.read_text(encoding="utf-8")))
+    }
+    assert not shown

@@ -1,7 +1,7 @@
 """Thousands of random searches, scored here and by the rules written a second time."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,16 +11,7 @@ import reference_ap
 from cwr_utils import datasets, evaluation, ranking
 
 SEARCHES = 2000
-KINDS = ("easy", "hard", "unclear")
 IMAGES = [f"all_souls_{number:06d}" for number in range(40)]
-
-
-@dataclass(frozen=True)
-class Query:
-    name: str
-    positives: frozenset
-    junk: frozenset
-    image: str = "not in the database"
 
 
 def ranked(scores):
@@ -99,33 +90,32 @@ def test_the_official_program_finds_nothing_in_a_file_with_windows_ends(tmp_path
         assert reference_ap.compute_ap(tmp_path / "q", tmp_path / "ranks.txt") == ap
 
 
-@pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
-def test_the_revisited_rule_agrees(difficulty):
+@pytest.mark.parametrize("difficulty", evaluation.DIFFICULTIES)
+def test_the_revisited_program_agrees(difficulty):
+    """Thousands of searches: AP, P@k, their means, and who is left out of them."""
     rng = np.random.default_rng(1)
-    depths = (1, 5, 10)
-    rankings, queries, expected = {}, [], []
+    orders, truths, queries, rankings = [], [], [], {}
     for number in range(SEARCHES):
         sizes = np.sort(rng.integers(0, rng.integers(1, 30), 3))
-        easy, hard, unclear, _ = np.split(rng.permutation(IMAGES), sizes)
-        labels = {str(name): "easy" for name in easy}
-        labels |= {str(name): "hard" for name in hard}
-        labels |= {str(name): "unclear" for name in unclear}
-        sets = [{n for n in labels if labels[n] == kind} for kind in KINDS]
-        truth = evaluation.revisited_ground_truth(*sets, difficulty)
-        queries.append(Query(f"q{number}", *truth))
+        mixed = rng.permutation(len(IMAGES)).tolist()
+        lists = [part.tolist() for part in np.split(mixed, sizes)[:3]]
+        truths.append(dict(zip(("easy", "hard", "junk"), lists, strict=True)))
+        easy, hard, junk = (frozenset(IMAGES[i] for i in part) for part in lists)
+        query = datasets.Query(f"q{number}", "outside", None, easy | hard, junk)
+        queries.append(replace(query, hard=hard).at_difficulty(difficulty))
         ties = rng.integers(0, rng.integers(1, 40), len(IMAGES))
-        rankings[f"q{number}"] = ranked(ties)
-        result = reference_ap.revisited(
-            rankings[f"q{number}"], labels, difficulty, depths
-        )
-        expected.append(result or (np.nan, [np.nan] * len(depths)))
-    table = evaluation.evaluate(rankings, queries, self_match=False)
-    aps = [ap for ap, _ in expected]
+        rankings[query.name] = ranked(ties)
+        orders.append([IMAGES.index(name) for name in rankings[query.name]])
+    depths = evaluation.DEPTHS
+    mean_ap, aps, means, precisions = reference_ap.compute_map(
+        orders, truths, difficulty, depths
+    )
+    table = evaluation.evaluate(rankings, queries)
     assert 0 < np.isnan(aps).sum() < SEARCHES / 2  # queries that are left out
-    np.testing.assert_allclose(table["ap"], aps, rtol=0, atol=1e-12)
-    mean = evaluation.mean_average_precision(table)
-    assert mean == pytest.approx(np.nanmean(aps), abs=1e-12)
-    for column, k in enumerate(depths):
-        found = evaluation.mean_precision_at(rankings, queries, k, self_match=False)
-        precisions = [row[column] for _, row in expected]
-        assert found == pytest.approx(np.nanmean(precisions), abs=1e-12)
+    np.testing.assert_allclose(table["ap"], aps, rtol=0, atol=5e-16)
+    found = evaluation.mean_average_precision(table)
+    assert found == pytest.approx(mean_ap, rel=0, abs=5e-16)
+    np.testing.assert_array_equal(table[[f"p@{k}" for k in depths]], precisions)
+    for k, mean in zip(depths, means, strict=True):
+        found = evaluation.mean_precision_at(table, k)
+        assert found == pytest.approx(mean, rel=0, abs=5e-15)

@@ -123,6 +123,37 @@ def test_anchors_repeat_the_papers_rows_in_percent():
     assert anchors["source"].notna().all()
     medium, hard = anchors["roxford5k_medium"], anchors["roxford5k_hard"]
     assert (medium.dropna() > hard.dropna()).all()
+    for column in (name for name in anchors if name.endswith("_1m")):
+        alone = anchors[column.removesuffix("_1m")]
+        assert (anchors[column].dropna() < alone[anchors[column].notna()]).all()
+    numbers = anchors.drop(columns=["dimensions", "source"])
+    assert ((numbers > 0) & (numbers < 100) | numbers.isna()).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),  # ROxford Medium and Hard, RParis: mAP and mP@10
+    [
+        ("R-MAC, ResNet-101", [(49.8, 68.9), (18.5, 32.2), (74.0, 97.7), (52.1, 87.1)]),
+        ("CroW, VGG-16", [(41.4, 58.8), (13.9, 25.7), (62.9, 94.4), (36.9, 77.9)]),
+        ("SPoC, ResNet-101", [(39.8, 61.0), (12.4, 23.8), (69.2, 96.7), (44.7, 78.0)]),
+    ],
+)
+def test_anchors_of_the_revisited_sets_lie_as_our_rows(system, expected):
+    found = []
+    for dataset in ("roxford5k", "rparis6k"):
+        rows = paper.anchors_by_difficulty(dataset)
+        assert rows["difficulty"].tolist() == ["medium"] * 11 + ["hard"] * 11
+        assert rows["mAP"].between(0, 1).all() and rows["source"].notna().all()
+        mine = rows[rows["method"] == system]
+        assert set(mine["dimensions"]) == {512 if "VGG" in system else 2048}
+        found += (100 * mine[["mAP", "mP@10"]]).to_numpy().tolist()
+    for pair, printed in zip(found, expected, strict=True):
+        assert pair == pytest.approx(printed)
+
+
+def test_other_sets_have_no_anchors_by_difficulty():
+    for dataset in ("oxford5k", "monuments", "roxford5k-100"):
+        assert paper.anchors_by_difficulty(dataset).empty
 
 
 # Its inconsistencies

@@ -62,7 +62,7 @@ def searched(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     data = photos(folder / "data", 0, 4)
     other = photos(folder / "other", 100, 4)
-    setup = tiny.setup(folder / "cache", network, SIZE)
+    setup = tiny.setup(folder / "cache", network, SIZE, region_classes=4)
     experiment = Experiment(data, other, setup)
     experiment.extract()
     return experiment, NETWORKS[request.param]

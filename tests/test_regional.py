@@ -10,7 +10,7 @@ import tiny
 from cwr_utils import pooling, whitening
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.images import read_image, resize_image
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Method
 from cwr_utils.store import StoreError
 
 CLASSES = 2
@@ -26,12 +26,8 @@ def compile_once():
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("regional")
-    data = tiny.dataset(folder / "photos")
-    others = tiny.dataset(folder / "other", "other", 0, 0, 12, first_place=100)
     setup = tiny.setup(folder / "cache", region_classes=CLASSES, power=2.0)
-    made = Experiment(data, others, setup)
-    made.extract()
-    return made
+    return tiny.described(folder, setup)
 
 
 @pytest.fixture

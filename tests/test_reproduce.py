@@ -53,6 +53,19 @@ def no_network(monkeypatch):
 # What a person types
 
 
+def test_a_model_file_is_a_network(photos, no_network, monkeypatch):
+    """It starts from the working folder, and no name has a path of this machine."""
+    monkeypatch.chdir(photos)
+    (photos / "pets.keras").touch()
+    (photos / "preset").mkdir()
+    for network in ("pets.keras", "hub:preset"):
+        found = reproduce.plan("ours", network, whitening="others")
+        prefix, file = network[: network.find(":") + 1], network.split(":")[-1]
+        assert found.parameters["network"] == f"{prefix}{photos / file}"
+        assert file in found.name and str(photos.parent.name) not in found.name
+    assert no_network[0] == (str(photos / "pets.keras"), "imagenet")
+
+
 @pytest.mark.parametrize(("dataset", "network"), [("", ""), ("monuments", "")])
 def test_without_data_set_or_network_it_says_what_to_give(dataset, network):
     with pytest.raises(RunError) as error:
@@ -182,7 +195,9 @@ def test_all_sweeps_run_then_the_tables_are_written(world, tmp_path, capsys):
     assert failures == ["a cell: no memory"]
     *swept, (name, parameters) = world
     given = {"network": "n", "limit": 3}
-    assert swept == [(sweep, given, 2) for sweep in comparison.SWEEPS]
+    ours = {**given, "protocol": "corrected", "feature_layer": None}
+    beyond = (comparison.BEYOND, ours, 2)
+    assert swept == [*((sweep, given, 2) for sweep in comparison.SWEEPS), beyond]
     assert name == "05_paper_figures"
     assert parameters["network"] == "n" and parameters["resize"] == "1024x720"
     out = capsys.readouterr().out
@@ -205,13 +220,39 @@ def test_the_sweeps_are_there_and_take_every_override(photos, no_network):
     folders = str(photos / "ours"), str(photos / "others")
     for network in ("efficientnet-lite0", "keras:ResNet50"):
         plan = reproduce.plan(folders[0], network, whitening=folders[1])
-        for name in comparison.SWEEPS:
+        for name in (*comparison.SWEEPS, comparison.BEYOND):
             path = source.ROOT / f"notebooks/sweeps/{name}.yaml"
             for cell in sweeps.Sweep.read(path, plan.parameters).cells.values():
                 assert cell["dataset"] == folders[0] and cell["network"] == network
 
 
 # What is written
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [("oxford5k", {"oxford5k"}), ("mine", {"oxford5k", "paris6k"})],
+)
+def test_rows_beyond_the_paper_stand_above_published_ones(tmp_path, dataset, named):
+    assert comparison.beyond(tmp_path, dataset).empty
+    assert list(tmp_path.iterdir()) == []
+    rows = ROWS.assign(mAP_low=0.4, mAP_high=0.8, images=5063, whitening="other")
+    tables.write_table(tmp_path / "beyond" / "metrics.csv", rows)
+    table = comparison.beyond(tmp_path, dataset)
+    ours = table[table["source"] == "ours"]
+    assert ours["mAP"].tolist() == [f"{100 * value:.1f}" for value in ROWS["mAP"]]
+    assert list(table["source"][: len(ours)]) == ["ours"] * len(ours)
+    published = table[len(ours) :]
+    assert set(published["photos"]) == {f"all of {name}" for name in named}
+    known = paper.anchors()
+    assert len(published) == sum(known[name].notna().sum() for name in named)
+    text = (tmp_path / "beyond.md").read_text()
+    assert paper.ANCHORS_NOTE in text and "nan" not in text
+    assert {path.suffix for path in tmp_path.glob("beyond.*")} == {
+        ".csv",
+        ".md",
+        ".tex",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 """Retrieval on a planted data set: right answers, honest stores, no shared state."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import aggregation, ranking, retrieval
+from cwr_utils import aggregation, ranking, rerankers, retrieval
 from cwr_utils import evaluation as evaluation_module
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import ImageMaps, extract, extract_queries
@@ -246,6 +246,24 @@ def test_the_own_photo_counts_where_the_ground_truth_lists_it(make, data):
     assert row["landmarks"] == 4
 
 
+def test_a_row_has_precisions_in_which_the_own_photo_is_no_hit(make, data):
+    retrieving = make()  # the ground truth lists the own photo, as Oxford's does
+    result = retrieving.run(RAW)
+    # The one other positive comes last: its own photo would be the only hit before.
+    for query in data.queries:
+        (other,) = query.positives - {query.image}
+        ranking = result.rankings[query.name]
+        ranking.append(ranking.pop(ranking.index(other)))
+    row = retrieving.row(result)
+    assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [0, 0, 0]
+    assert set(retrieving.evaluate(result)["p@1"]) == {1}
+    for query in data.queries:  # now second: behind its own photo alone
+        ranking = result.rankings[query.name]
+        ranking.insert(1, ranking.pop())
+    row = retrieving.row(result)
+    assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [1, 1, 1]
+
+
 def test_the_rule_of_one_query_is_not_that_of_the_others(make, data):
     first, *rest = data.queries
     first = replace(first, positives=first.positives - {first.image})
@@ -402,17 +420,32 @@ def test_a_training_store_may_keep_fewer_classes(make, others, stores, tmp_path)
         np.testing.assert_allclose(first, second, rtol=0.05, atol=1e-3)
 
 
-def test_more_classes_than_are_known_are_refused_everywhere(make):
+def test_more_classes_than_the_network_has_are_all_of_them(make):
     retrieving = make()
-    many = {"num_classes": tiny.CLASSES + 1}
     for method in (
-        replace(ONLINE, **many),
-        replace(OFFLINE, **many),
-        replace(THEME, **many),
-        replace(ONLINE, rerank=3, rerank_classes=7),
+        ONLINE,
+        OFFLINE,
+        THEME,
+        replace(ONLINE, rerank=3, rerank_classes=tiny.CLASSES),
     ):
-        with pytest.raises((ValueError, StoreError), match="7"):
-            retrieving.run(method)
+        method = replace(method, num_classes=tiny.CLASSES)
+        more = replace(method, num_classes=9, rerank_classes=method.rerank_classes + 1)
+        assert (
+            retrieving.run(more).scores.keys() == retrieving.run(method).scores.keys()
+        )
+        for name, scores in retrieving.run(method).scores.items():
+            np.testing.assert_array_equal(retrieving.run(more).scores[name], scores)
+
+
+def test_more_classes_than_were_kept_are_refused(make, others, stores, tmp_path):
+    """They exist, and are not there: another answer would be silent."""
+    kept = extract(others, tiny.setup(resize=SIZE, classes=3), tmp_path / "s")
+    few = make(stores=(*stores[:2], kept))
+    with pytest.raises(StoreError, match="top 3 classes of each image; 4 were asked"):
+        few.run(replace(ONLINE, num_whitening_classes=4))
+    themed = make(theme=(0, 1))
+    with pytest.raises(ValueError, match="4 classes were asked for; .* has 2"):
+        themed.run(replace(THEME, num_classes=4))
 
 
 # Re-ranking
@@ -561,6 +594,21 @@ def test_methods_give_the_same_bits_in_any_company_and_order(make):
         assert same(first[method.slug], make().run(method)), method.slug
 
 
+def test_methods_of_one_curve_are_described_in_one_pass(make, monkeypatch):
+    passes, offline = [], aggregation.offline
+
+    def counting(store, aggregator, counts):
+        passes.append(sorted(counts))
+        return offline(store, aggregator, counts)
+
+    monkeypatch.setattr(aggregation, "offline", counting)
+    curve = [replace(OFFLINE, num_classes=count) for count in (3, 1)]
+    other = [replace(method, class_weighting="rank") for method in curve]
+    table, _, _ = make().compare([curve[0], ONLINE, *other, curve[1]])
+    assert passes == [[1, 3], [1, 3]]
+    assert table["num_classes"].tolist() == [3, ONLINE.num_classes, 3, 1, 1]
+
+
 def test_an_offline_curve_gives_what_single_runs_give(make):
     counts = [1, 2, 4]
     together = make()
@@ -608,9 +656,16 @@ def test_slugs_differ_where_settings_that_matter_do():
             "query_expansion": 3,
             "rerank": 3,
             "rerank_classes": 3,
+            "whitening_exponent": 0.35,
+            "shrinkage": 0.1,
+            "class_weighting": "rank",
+            "refine": "dba",
         }.items()
     ]
-    assert len({method.slug for method in [base, *changed]}) == 8
+    assert {f.name for f in fields(Method)} == {
+        name for m in changed for name, v in vars(m).items() if v != getattr(base, name)
+    }
+    assert len({method.slug for method in [base, *changed]}) == len(changed) + 1
     # Without re-ranking, its classes do not matter.
     plain = replace(base, rerank=0)
     assert plain.slug == replace(plain, rerank_classes=3).slug
@@ -627,12 +682,15 @@ def test_labels_read_well():
 
 
 def test_the_ladder_climbs_once_to_each_method():
-    methods = retrieval.ladder(100, 512, (1, 8), 16)
+    base = Method(rerank=5, query_expansion=2, whitening_exponent=0.3)
+    methods = retrieval.ladder(base, 100, (1, 8))
     assert len({method.slug for method in methods}) == len(methods) == 19
-    assert methods[0] == RAW
+    assert methods[0].slug == RAW.slug
     few = {m.dimensions for m in methods if m.aggregation in GLOBAL_POOLINGS}
     assert few == {0, 50}  # one vector a photo cannot support more
     assert {m.dimensions for m in methods if m.by_class} == {512}
+    assert {(m.rerank, m.query_expansion) for m in methods} == {(0, 0)}
+    assert {m.whitening_exponent for m in methods} == {0.3}
 
 
 def test_compare_makes_a_row_a_method_and_a_row_a_query(make, data):
@@ -667,3 +725,63 @@ def test_queries_asked_one_by_one_are_not_taken_for_each_other(make, stores):
         row = {query.name: stores[1].hashes[query.name]}
         asked = together.ask([query], JoinedStore([stores[1]], row))
         assert asked.run(ONLINE).rankings[query.name] == expected.rankings[query.name]
+
+
+# Re-rankers by neighbours
+
+
+REFINED = [
+    Method("gem", dimensions=10, refine="dba:photos=3"),
+    replace(OFFLINE, refine="dba:photos=2+alpha_qe:photos=3"),
+    replace(ONLINE, refine="dba:photos=3"),
+    replace(OFFLINE, refine="diffusion"),
+]
+
+
+@pytest.mark.parametrize("method", REFINED, ids=lambda m: m.slug)
+def test_refined_scores_are_those_of_the_re_ranker(make, method):
+    retrieving = make()
+    result = retrieving.run(method)
+    for number, query in enumerate(retrieving.data.queries):
+        vector, database = retrieving.descriptors(method, number)
+        expected = rerankers.rerank(method.refine, vector[None], database)[0]
+        got = in_database_order(result, query.name, retrieving.data.images)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_expansion_and_boxes_work_on_augmented_descriptors(make):
+    retrieving = make()
+    method = replace(OFFLINE, **RERANK, query_expansion=2, refine="dba:photos=3")
+    result = retrieving.run(method)
+    for number, query in enumerate(retrieving.data.queries):
+        vector, database = retrieving.descriptors(method, number)
+        index = rerankers.Chain.parse("dba:photos=3").prepare(database).database
+        first = ranking.order(index @ vector)[: RERANK["rerank"]]
+        assert set(result.matches[query.name]) == {
+            retrieving.data.images[r] for r in first
+        }
+        averaged = [retrieving.row_of(name) for name in result.averaged[query.name]]
+        expanded = l2_normalize(vector + index[averaged].sum(axis=0))
+        got = in_database_order(result, query.name, retrieving.data.images)
+        np.testing.assert_allclose(got, index @ expanded, atol=1e-5)
+
+
+def test_one_text_for_one_re_ranker(make):
+    first, second = (replace(OFFLINE, refine=text) for text in ("dba", "dba:photos=10"))
+    assert first == second and first.slug == second.slug
+    assert replace(OFFLINE, refine="") == OFFLINE == replace(OFFLINE, refine=None)
+    assert first.label == OFFLINE.label + " + DBA"
+    retrieving = make()
+    rows = [retrieving.row(retrieving.run(m)) for m in (OFFLINE, first)]
+    assert rows[0]["identity"] != rows[1]["identity"]
+
+
+def test_a_moved_index_and_a_re_ranker_exclude_each_other(make):
+    method = replace(OFFLINE, **RERANK, refine="dba:photos=3")
+    with pytest.raises(ValueError, match="choose one of the two"):
+        make(rerank_moves_index="query").run(method)
+
+
+def test_an_unknown_re_ranker_is_refused():
+    with pytest.raises(ValueError, match="did you mean dba"):
+        Method(refine="bda")

@@ -1,15 +1,22 @@
 """Revisited Oxford and Paris: a ground truth that is a pickle, queries outside."""
 
 import pickle
+from dataclasses import replace
 
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+import reference_ap
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cwr_utils import datasets, evaluation
-from cwr_utils.datasets import DatasetError, revisited
+from cwr_utils.datasets import DatasetError, Query, revisited
 from cwr_utils.datasets import download as downloads
 from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.runs.record import Record
 
 IMAGES = [f"tower_{number:06d}" for number in range(6)]
 QUERIES = ["tower_000100", "tower_000101"]
@@ -46,43 +53,173 @@ def write_truth(root, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "positives", "junk"),
+    ("difficulty", "positives", "junk"),
     [
-        ("roxford5k-easy", [{0, 1}, set()], [{2, 3}, {4}]),
-        ("roxford5k", [{0, 1, 2}, {4}], [{3}, set()]),
-        ("roxford5k-hard", [{2}, {4}], [{0, 1, 3}, set()]),
+        ("easy", [{0, 1}, set()], [{2, 3}, {4}]),
+        ("medium", [{0, 1, 2}, {4}], [{3}, set()]),
+        ("hard", [{2}, {4}], [{0, 1, 3}, set()]),
     ],
 )
-def test_each_difficulty_has_its_own_ground_truth(root, name, positives, junk):
-    data = datasets.load(name, root)
-    assert data.name == "roxford5k"  # one extraction serves all three
-    assert data.images == tuple(IMAGES)
+def test_one_load_has_all_difficulties(root, difficulty, positives, junk):
+    loaded = datasets.load("roxford5k", root)
+    assert loaded.name == "roxford5k" and loaded.has_difficulties
+    assert loaded.images == tuple(IMAGES)
+    assert loaded.queries[0].box == tuple(BOX)
+    data = loaded.at_difficulty(difficulty)
     assert [query.image for query in data.queries] == QUERIES
-    assert data.queries[0].box == tuple(BOX)
     for query, found, passed in zip(data.queries, positives, junk, strict=True):
         assert query.positives == {IMAGES[row] for row in found}
         assert query.junk == {IMAGES[row] for row in passed}
         assert data.path(query.image).stem == query.image
     assert set(data.hashes()) == {*IMAGES, *QUERIES}
-    assert data.note.endswith("6 of 6 images, 2 of 2 queries")
+    assert loaded.note == "Medium unless said; 6 images, 2 queries"
+    if difficulty == "medium":  # as loaded
+        for query, same in zip(loaded.queries, data.queries, strict=True):
+            assert replace(query, hard=None) == same
 
 
-def test_queries_outside_the_database_can_be_searched_for(root, tmp_path):
-    data = datasets.load("roxford5k-easy", root)
+@given(
+    st.lists(st.sampled_from(["easy", "hard", "junk", "other"]), max_size=20), st.data()
+)
+def test_what_a_difficulty_does_not_ask_for_changes_nothing(kinds, draw):
+    names = [f"image{number}" for number in range(len(kinds))]
+    easy, hard, junk = (
+        frozenset(n for n, kind in zip(names, kinds, strict=True) if kind == wanted)
+        for wanted in ("easy", "hard", "junk")
+    )
+    query = Query("q", "outside", None, easy | hard, junk, hard=hard)
+    ranking = draw.draw(st.permutations(names))
+    passed = {"easy": junk | hard, "medium": junk, "hard": junk | easy}
+    for difficulty, positives in {
+        "easy": easy,
+        "medium": easy | hard,
+        "hard": hard,
+    }.items():
+        judged = query.at_difficulty(difficulty)
+        assert (judged.positives, judged.junk) == (positives, passed[difficulty])
+        without = [name for name in ranking if name not in judged.junk]
+        tables = [evaluation.evaluate({"q": r}, [judged]) for r in (ranking, without)]
+        pd.testing.assert_frame_equal(*tables)
+        assert tables[0]["ap"].isna()[0] == (not positives)
+
+
+def test_a_query_without_difficulties_is_not_judged_by_one(root, tmp_path):
+    plain = tiny.dataset(tmp_path / "plain")
+    assert not plain.has_difficulties
+    with pytest.raises(ValueError, match="'query0' has no difficulties: expected one"):
+        plain.at_difficulty("hard")
+    data = datasets.load("roxford5k", root)
+    with pytest.raises(ValueError, match="`difficulty` must be one of.*got 'expert'"):
+        data.at_difficulty("expert")
+    with pytest.raises(ValueError, match="has no difficulties"):  # chosen already
+        data.at_difficulty("easy").at_difficulty("hard")
+
+
+def test_what_is_hard_tells_two_ground_truths_apart(root):
+    first = datasets.load("roxford5k", root)
+    labels = ground_truth()
+    labels["gnd"][0] |= {"easy": [0], "hard": [1, 2]}
+    write_truth(root, labels)
+    second = datasets.load("roxford5k", root)
+    assert second.queries[0].positives == first.queries[0].positives
+    assert second.checksum() != first.checksum()
+
+
+def test_a_slice_keeps_the_difficulties_of_its_queries(root):
+    part = datasets.load("roxford5k", root).take(4)
+    assert part.queries[0].hard == {IMAGES[2]}
+    easy = part.at_difficulty("easy").queries[0]
+    assert easy.positives == {IMAGES[0], IMAGES[1]} and IMAGES[2] in easy.junk
+
+
+METHODS = [
+    Method("sum", dimensions=0),
+    Method("online", 2, 2, 4, query_expansion=1, rerank=3),
+]
+
+
+@pytest.fixture
+def collection(root, tmp_path):
     other = tiny.dataset(tmp_path / "other", "other", first_place=50)
-    experiment = Experiment(data, other, tiny.setup(tmp_path, layer=tiny.LAYER))
-    experiment.extract()
-    retrieval = Collection.open(experiment)
-    assert retrieval.database.names == IMAGES
-    result = retrieval.run(Method("online", 2, 2, 4, query_expansion=1, rerank=3))
-    assert set(result.rankings[QUERIES[0]]) == set(IMAGES)
-    row = retrieval.row(result)
-    assert row["mAP"] == row["mAP_with_self"] == row["mAP_without_self"]
-    table = retrieval.evaluate(result)
-    assert table["positives"].tolist() == [2, 0] and np.isnan(table["ap"][1])
-    assert row["mAP"] == table["ap"][0] > 0
-    precision = evaluation.mean_precision_at(result.rankings, data.queries, 1, False)
-    assert precision in (0, 1)
+    data = datasets.load("roxford5k", root)
+    return tiny.opened(Experiment(data, other, tiny.setup(tmp_path, layer=tiny.LAYER)))
+
+
+def test_one_ranking_is_judged_as_the_official_program_does(collection, monkeypatch):
+    table, _, results = collection.compare(METHODS)
+    assert collection.database.names == IMAGES  # no query among them
+    monkeypatch.setattr(Collection, "run", None)  # nothing is searched again
+    rows, per_query = collection.by_difficulty(results.values())
+    names = ["method", "slug", "difficulty"]
+    assert list(rows)[:3] == names and list(per_query)[:3] == names
+    assert list(per_query)[3:] == list(evaluation.COLUMNS)
+    assert len(rows) == 6 and len(per_query) == 12
+    kinds = ("easy", "hard", "junk")
+    truths = [dict(zip(kinds, lists, strict=True)) for lists in LABELS]
+    for method in METHODS:
+        rankings = [
+            [IMAGES.index(name) for name in results[method.slug].rankings[query]]
+            for query in QUERIES
+        ]
+        assert sorted(rankings[0]) == list(range(6))
+        for difficulty, left_out in {"easy": 1, "medium": 0, "hard": 0}.items():
+            expected = reference_ap.compute_map(
+                rankings, truths, difficulty, evaluation.DEPTHS
+            )
+            mine = f"slug == '{method.slug}' and difficulty == '{difficulty}'"
+            row, each = rows.query(mine).iloc[0], per_query.query(mine)
+            assert row["mAP"] == pytest.approx(expected[0], rel=0, abs=5e-16)
+            means = row[["mP@1", "mP@5", "mP@10"]].to_list()
+            assert means == pytest.approx(expected[2], rel=0, abs=5e-16)
+            assert (row["left_out"], row["queries"]) == (left_out, 2 - left_out)
+            assert row["method"] == method.label and row["images"] == 6
+            assert each["query"].tolist() == QUERIES
+            np.testing.assert_allclose(each["ap"], expected[1], rtol=0, atol=5e-16)
+            found = each[["p@1", "p@5", "p@10"]]
+            np.testing.assert_array_equal(found, expected[3])
+    # The usual table is Medium's. Nothing of the queries' own could count.
+    usual = table.set_index("slug")
+    medium = rows[rows["difficulty"] == "medium"].set_index("slug")
+    columns = ["mAP", "mAP_low", "mAP_high", "mP@1", "mP@5", "mP@10"]
+    pd.testing.assert_frame_equal(usual[columns], medium[columns])
+    assert (usual["mAP"] == usual["mAP_with_self"]).all()
+    assert (usual["mAP"] == usual["mAP_without_self"]).all()
+
+
+def test_notebook_04_shows_all_difficulties_of_a_revisited_set_alone(
+    collection, tmp_path, capsys
+):
+    cells = nbformat.read("notebooks/04_evaluate_and_rerank.ipynb", 4).cells
+    (cell,) = [cell.source for cell in cells if "has_difficulties" in cell.source]
+    table, per_query, results = collection.compare(METHODS)
+    record = Record("04", {}, tmp_path / "results", tmp_path / "figures")
+    shown: list[pd.DataFrame] = []
+    names = locals() | {"data": collection.data, "display": shown.append}
+    exec("from cwr_utils import evaluation, figures, paper, runs", names)
+    exec(cell, names)
+    (found,) = shown
+    assert found.index[0] == METHODS[0].label and "R-MAC, ResNet-101" in found.index
+    for name in ("difficulties", "difficulties_per_query"):
+        written = pd.read_csv(tmp_path / "results" / f"{name}.csv")
+        assert set(written["difficulty"]) == set(evaluation.DIFFICULTIES)
+    out = capsys.readouterr().out
+    assert collection.data.note in out and "are not comparable" in out
+    exec(cell, names | {"data": collection.at_difficulty("hard").data})
+    assert len(shown) == 1
+
+
+def test_a_collection_is_judged_by_one_difficulty(collection):
+    """To look closer: its rows, and whatever looks at positives and junk."""
+    result = collection.run(METHODS[0])
+    hard = collection.at_difficulty("hard")
+    rows, _ = collection.by_difficulty([result])
+    rows = rows.set_index("difficulty")
+    assert hard.row(result)["mAP"] == rows["mAP"]["hard"]
+    assert hard.run(METHODS[0]).rankings == result.rankings
+    assert hard.data.queries[0].positives == {IMAGES[2]}
+    assert hard.spaces is collection.spaces and hard.asked is collection.asked
+    with pytest.raises(ValueError, match="has no difficulties"):
+        hard.by_difficulty([result])
 
 
 def test_a_query_photo_named_after_the_town_is_of_its_positives_landmark(root):
@@ -98,6 +235,16 @@ def test_a_query_photo_named_after_the_town_is_of_its_positives_landmark(root):
         tiny.write(root / "roxford5k" / "jpg" / f"{name}.png", tiny.view(0, 0))
     found = [query.landmark for query in datasets.load("roxford5k", root).queries]
     assert found == ["keble", "keble", "tower", "oxford"]
+
+
+def test_several_sizes_are_judged_together(root, tmp_path):
+    sizes = [tiny.setup(tmp_path, resize=size) for size in (tiny.RESIZE, tiny.FINE)]
+    data, raw = datasets.load("roxford5k", root), METHODS[0]
+    both = tiny.opened(Experiment(data, None, sizes[0], also=(sizes[1],)))
+    result = both.run(raw)
+    assert both.at_difficulty("hard").run(raw).rankings == result.rankings
+    rows, _ = both.by_difficulty([result])
+    assert rows["mAP"][1] == both.row(result)["mAP"]
 
 
 # The pickle
@@ -215,8 +362,29 @@ def test_missing_photos_are_an_error_unless_a_subset_is_asked_for(root):
     data = datasets.load("roxford5k", root, subset=True)
     assert len(data.images) == 5
     (query,) = data.queries
-    assert query.positives == {IMAGES[0], IMAGES[2]}
-    assert data.note == "medium: 5 of 6 images, 1 of 2 queries"
+    assert query.positives == {IMAGES[0], IMAGES[2]} and query.hard == {IMAGES[2]}
+    assert data.note == (
+        "Medium unless said; 5 of 6 images, 1 of 2 queries, 2 of their 3 positives: a "
+        "subset, comparable with no published value"
+    )
+    assert datasets.load("roxford5k-subset", root).note == data.note
+
+
+def test_a_query_whose_positives_are_all_missing_is_left_out(root, tmp_path):
+    (root / "roxford5k" / "jpg" / f"{IMAGES[4]}.png").unlink()
+    data = datasets.load("roxford5k-subset", root)
+    assert data.note.startswith("Medium unless said; 5 of 6 images, 2 of 2 queries, 3 ")
+    setup = tiny.setup(tmp_path, layer=tiny.LAYER)
+    collection = tiny.opened(Experiment(data, None, setup))
+    rows, per_query = collection.by_difficulty([collection.run(METHODS[0])])
+    assert rows["left_out"].tolist() == [1, 1, 1]
+    assert per_query["ap"].isna().tolist() == [False, True] * 3
+    assert set(rows["note"]) == {data.note}
+
+
+def test_a_complete_subset_is_the_set(root):
+    whole = datasets.load("roxford5k", root)
+    assert datasets.load("roxford5k-subset", root).note == whole.note
 
 
 def test_absent_files_say_what_to_get(root, monkeypatch):
@@ -240,5 +408,3 @@ def test_absent_files_say_what_to_get(root, monkeypatch):
     (root / "roxford5k" / "jpg").rename(root / "elsewhere")
     with pytest.raises(DatasetError, match="no folder of images of Oxford"):
         datasets.load("roxford5k", root)
-    with pytest.raises(ValueError, match="`difficulty` must be one of"):
-        datasets.load("roxford5k", root, difficulty="expert")

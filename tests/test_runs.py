@@ -23,7 +23,7 @@ from PIL import Image
 from project import AGGREGATE, EVALUATE, EXTRACT, PREPARE, TABLE, metrics
 
 from cwr_utils import __main__ as command
-from cwr_utils import datasets, files
+from cwr_utils import datasets, files, paper
 from cwr_utils.datasets import DatasetError
 from cwr_utils.runs import demo as demos
 from cwr_utils.runs import notebook, record, source, tables, workbench
@@ -305,7 +305,7 @@ def test_all_notebooks_of_a_run_share_their_folders(world):
     demos.run(source.NOTEBOOKS, {"power": 1.0, "dataset": "street"})
     given = [parameters["results_dir"] for _, parameters in world.runs]
     assert set(given) == {str(world.root / "results/runs/street-power1")}
-    assert len(given) == 6
+    assert len(given) == 7
     one = record.start(EVALUATE, source.defaults(EVALUATE) | {"power": 1.0})
     assert one.results_dir == world.root / "results/runs/monuments-power1"
     assert one.figures_dir == world.root / "figures/runs/monuments-power1"
@@ -366,6 +366,45 @@ def test_people_read_three_places_and_no_zero_dimensions():
     pd.testing.assert_frame_equal(table, metrics(0.12345))
     shown = tables.format_table(table.assign(mAP_low=0.05, mAP_high=[0.25, np.nan]))
     assert shown["95 %"].tolist() == ["0.050 to 0.250", "0.050 to nan"]
+    precisions = {"mP@1": 1.0, "mP@5": 0.6, "mP@10": 0.45678}
+    shown = tables.format_table(table.assign(mAP_low=0, mAP_high=1, **precisions))
+    columns = ["method", "D", "mAP", "95 %", "mP@1", "mP@5", "mP@10"]
+    assert list(shown) == columns
+    assert shown.iloc[0, 4:].tolist() == ["1.000", "0.600", "0.457"]
+
+
+def test_difficulties_stand_side_by_side_above_what_is_published():
+    levels = [("easy", 0.75), ("medium", 0.5), ("hard", np.nan)]
+    two = [("OnA", "b", 512), ("OnA", "a", 0)]  # of one label, not in order
+    rows = pd.DataFrame(
+        {
+            "method": method,
+            "slug": slug,
+            "dimensions": dimensions,
+            "difficulty": difficulty,
+            "mAP": value,
+            **{"mP@1": 1.0, "mP@5": 0.25, "mP@10": 0.125},
+        }
+        for method, slug, dimensions in two
+        for difficulty, value in levels
+    )
+    before = rows.copy()
+    published = paper.anchors_by_difficulty("rparis6k")
+    shown = tables.format_difficulties(rows, published)
+    pd.testing.assert_frame_equal(rows, before)
+    measures = ["mAP", "mP@1", "mP@5", "mP@10"]
+    pairs = [(name, m) for name in ("Easy", "Medium", "Hard") for m in measures]
+    assert list(shown) == [*pairs, ("", "D"), ("", "source")]
+    assert shown.index[:3].tolist() == ["OnA", "OnA", "SPoC, VGG-16"]
+    assert shown["", "D"].tolist()[:3] == [512, "-", 512]
+    assert shown["Easy"].iloc[0].tolist() == ["0.750", "1.000", "0.250", "0.125"]
+    assert shown["Hard"].iloc[0].tolist() == ["-", "1.000", "0.250", "0.125"]
+    best = shown.loc["R-MAC, ResNet-101"]
+    assert best["Easy"].tolist() == ["-"] * 4
+    assert best["Medium"].tolist() == ["0.740", "-", "-", "0.977"]
+    assert best["Hard"].tolist() == ["0.521", "-", "-", "0.871"]
+    alone = tables.format_difficulties(rows, paper.anchors_by_difficulty("monuments"))
+    assert len(alone) == 2 and alone["", "source"].tolist() == ["-", "-"]
 
 
 def test_a_table_without_any_ap_can_be_shown(tmp_path):
@@ -746,7 +785,7 @@ def test_nothing_that_a_person_runs_changes_what_is_tracked(checkout):
     files.write_text(checkout.root / "../plan.yaml", "notebooks: [method_table]")
     assert command.main(["sweep", str(checkout.root / "../plan.yaml")]) == 0
     notebook.run_notebook(EVALUATE, {}, checkout.root / "results/runs/x/executed")
-    assert len(checkout.runs) == 6 + 6 + 6 + 2 + 1
+    assert len(checkout.runs) == 7 + 7 + 7 + 2 + 1
     assert changes(checkout) == []
 
 

@@ -126,6 +126,25 @@ def test_the_answer_is_that_of_the_workbook(make, photos, others, tmp_path, meth
             assert found[f"{name}.png"] == pytest.approx(score, abs=2e-3)
 
 
+def test_several_sizes_answer_together(make, photos, others, tmp_path):
+    data = tiny.dataset(photos, places=3, distractors=2)
+    other = tiny.dataset(others, "others", 0, 0, 12, first_place=100)
+    setups = [
+        tiny.setup(tmp_path / "stores", resize=size, power=2.0)
+        for size in (tiny.FINE, tiny.RESIZE)
+    ]
+    experiment = Experiment(data, other, setups[0], also=(setups[1],))
+    expected = tiny.opened(experiment).run(CLASSES)
+    index = make(photos, resize=f"{tiny.FINE} + {tiny.RESIZE}")
+    for query in data.queries:
+        answer = index.search(data.path(query.image), box=query.box)
+        found = dict(zip(answer.names, answer.scores, strict=True))
+        for name, score in zip(
+            expected.rankings[query.name], expected.scores[query.name], strict=True
+        ):
+            assert found[f"{name}.png"] == pytest.approx(score, abs=2e-3)
+
+
 def test_the_box_matters_and_is_shown(make, photos):
     index = make(photos)
     query = photos / "place0_0.png"
@@ -562,7 +581,8 @@ def test_the_lines_of_the_readme_run(photos, others, tmp_path, monkeypatch, caps
     other = tiny.dataset(others, "others", 0, 0, 12, first_place=100)
     monkeypatch.setattr(datasets, "load", lambda *_: other)
     monkeypatch.setattr(networks, "load", lambda *_: tiny.network())
-    monkeypatch.setitem(search.index.__kwdefaults__, "cache_dir", tmp_path / "c")
+    for name, value in {"cache_dir": tmp_path / "c", "resize": tiny.FINE}.items():
+        monkeypatch.setitem(search.index.__kwdefaults__, name, value)
     monkeypatch.chdir(tmp_path)
     names = {}
     with warnings.catch_warnings():

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import networks, ranking
+from cwr_utils import networks, ranking, whitening
 from cwr_utils.arrays import l2_normalize
+from cwr_utils.contributions import (
+    AS_A_WHOLE,
+    cell_contributions,
+    class_contributions,
+)
 from cwr_utils.extraction import together
 from cwr_utils.images import read_image
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Method
 from cwr_utils.runs import source, workbench
 from cwr_utils.store import StoreError
 
@@ -36,16 +41,14 @@ def compile_once():
 def experiment(tmp_path_factory):
     """Two sizes and a second network."""
     folder = tmp_path_factory.mktemp("several")
-    data = tiny.dataset(folder / "photos")
-    others = tiny.dataset(folder / "other", "other", 0, 0, 16, first_place=100)
-    setups = [
-        tiny.setup(folder / "cache", resize="96x72"),
-        tiny.setup(folder / "cache", resize="64x48"),
-        tiny.setup(folder / "cache", tiny.network(1, "second"), resize="96x72"),
-    ]
-    made = Experiment(data, others, setups[0], also=tuple(setups[1:]))
-    made.extract()
-    return made
+    cache = folder / "cache"
+    return tiny.described(
+        folder,
+        tiny.setup(cache, resize="96x72"),
+        tiny.setup(cache, resize="64x48"),
+        tiny.setup(cache, tiny.network(1, "second"), resize="96x72"),
+        others=16,
+    )
 
 
 @pytest.fixture
@@ -140,6 +143,21 @@ def test_dimensions_are_lowered_to_what_all_support(several):
     assert several.run(lowered).rankings
 
 
+def test_a_fresh_one_keeps_whitenings_and_nothing_else(several, monkeypatch):
+    expected = several.run(ONLINE)
+    monkeypatch.setattr(whitening, "fit", lambda *_: pytest.fail("fitted again"))
+    again = several.fresh()
+    pairs = zip((several, *several.also), (again, *again.also), strict=True)
+    for old, new in pairs:
+        assert new.database is old.database and new.spaces is not old.spaces
+        assert new.space(ONLINE) is not old.space(ONLINE)
+        assert new.asked is not old.asked and new.maps is not old.maps
+    result = again.run(ONLINE)
+    assert result.rankings == expected.rankings
+    for name, scores in expected.scores.items():
+        np.testing.assert_array_equal(result.scores[name], scores)
+
+
 def test_a_protocol_holds_for_all(several, experiment):
     protocol = replace(experiment.setup.protocol, rerank_fallback=False)
     under = several.under(protocol)
@@ -196,3 +214,45 @@ def test_parameters_name_several(monkeypatch, tmp_path, planted, others):
     assert [s.network.name for s in setups] == ["first", "second"]
     assert [s.resize for s in setups] == ["64x48", "96x72"]
     assert made == [("first", "imagenet", 3, "float32"), ("second", None, 3, "float32")]
+
+
+def test_a_stored_query_is_put_alone(several, experiment):
+    query = experiment.data.queries[1]
+    expected, found = several.run(ONLINE), several.ask_stored(query).run(ONLINE)
+    assert found.rankings == {query.name: expected.rankings[query.name]}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        replace(ONLINE, aggregation="offline", class_weighting="probability"),
+        replace(ONLINE, class_weighting="rank", whitening_exponent=0.3),
+        replace(ONLINE, class_weighting="probability", query_expansion=2),
+        replace(RERANKED, class_weighting="rank"),
+    ],
+    ids=lambda m: m.slug,
+)
+def test_scores_of_several_setups_and_weights_come_apart(several, method):
+    result = several.run(method)
+    for number, query in enumerate(several.data.queries[:2]):
+        for place in (0, 3, -1):
+            image = result.rankings[query.name][place]
+            score = result.scores[query.name][place]
+            table = class_contributions(several, result, number, image)
+            assert table["contribution"].sum() == pytest.approx(score, abs=1e-6)
+            cells = cell_contributions(several, result, number, image)
+            assert cells.sum() == pytest.approx(score, abs=2e-3)
+            # What is the same class in both is the mean over the setups.
+            assert table["class"].nunique() == len(table) > 1
+
+
+def test_a_refined_score_does_not_come_apart(several):
+    result = several.run(replace(ONLINE, refine="dba:photos=2"))
+    query = several.data.queries[0]
+    image = result.rankings[query.name][0]
+    table = class_contributions(several, result, 0, image)
+    assert table["class"].tolist() == [-1]
+    assert table["name"].tolist() == [AS_A_WHOLE]
+    assert table["contribution"].sum() == pytest.approx(result.scores[query.name][0])
+    with pytest.raises(ValueError, match="got OnA, 3 classes . DBA"):
+        cell_contributions(several, result, 0, image)

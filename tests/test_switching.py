@@ -257,13 +257,13 @@ def test_the_parts_of_upright_squares_add_up_to_their_scores(upright):
 def test_the_box_of_an_upright_square_is_drawn_on_an_upright_grid(upright, monkeypatch):
     """80 x 80 pixels are described as 72 x 96, and so in 18 x 24 cells."""
     drawn = []
-    draw = search_module.match_panels
+    draw = search_module.match_board
 
     def spy(*arguments, **options):
         drawn.append(options["box"])
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(search_module, "match_panels", spy)
+    monkeypatch.setattr(search_module, "match_board", spy)
     boxes = 0
     for search, name in reranked_squares(upright):
         (ranking,) = search.results[RERANK].rankings.values()

@@ -292,13 +292,17 @@ def test_published_network():
 
 
 def test_top5_tells_right_weights_from_random_ones():
-    table = networks.check_top5(networks.load("efficientnet-lite0"))
+    right = networks.check_top5(networks.load("efficientnet-lite0"))
+    table = right.table
     assert list(table) == ["china.jpg", "flower.jpg", "china.jpg upside down"]
     assert list(table.index) == [1, 2, 3, 4, 5]
     assert table.loc[1, "china.jpg"].startswith("bell cote (")
     assert table.loc[1, "flower.jpg"].startswith("daisy (")
-    random = networks.check_top5(networks.load("vgg16-cam", None, sizes=SIZES))
-    assert not random["flower.jpg"].str.contains("daisy").any()
+    assert right.right is True
+    assert "RIGHT: buildings have 66% of china.jpg, 8% upside down, and" in str(right)
+    wrong = networks.check_top5(networks.load("efficientnet-lite0", None))
+    assert wrong.right is False and "WRONG" in str(wrong)
+    assert "random or of another network" in wrong.verdict
 
 
 def test_top5_tells_kernels_that_are_turned():
@@ -307,7 +311,9 @@ def test_top5_tells_kernels_that_are_turned():
     for weight in network.backbone.weights:
         if weight.name.endswith("kernel"):
             weight.assign(np.asarray(weight)[::-1, ::-1])
-    table = networks.check_top5(network)
+    check = networks.check_top5(network)
+    table = check.table
+    assert check.right is False and "turned by 180 degrees" in check.verdict
     assert table.loc[1, "china.jpg upside down"].startswith("bell cote (")
     assert not table["china.jpg"].str.contains("bell cote").any()
 

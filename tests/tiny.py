@@ -106,6 +106,22 @@ def compile_once():
         yield
 
 
+def described(folder: Path, *setups: Setup, others: int = 12) -> Experiment:
+    """An experiment whose photos are described, by one setup or several together.
+
+    Args:
+        folder: of the photos.
+        setups: the first one, and those that describe photos besides.
+        others: photos to fit the whitening on.
+    """
+    data = dataset(folder / "photos")
+    training = dataset(folder / "other", "other", 0, 0, others, first_place=100)
+    experiment = Experiment(data, training, setups[0], also=setups[1:])
+    with compile_once():
+        experiment.extract()
+    return experiment
+
+
 def opened(experiment: Experiment) -> Collection:
     """Describe what is not described yet, and open it all."""
     with compile_once():

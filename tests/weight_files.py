@@ -3,6 +3,7 @@
 Nothing here is shared with the readers, so that an error in one cannot hide in both.
 """
 
+import json
 import struct
 import zipfile
 
@@ -137,4 +138,25 @@ def write_torch_old(path, arrays):
     for array in arrays.values():
         data += struct.pack("<q", array.size) + array.tobytes()
     path.write_bytes(data)
+    return path
+
+
+# safetensors
+
+
+def write_safetensors(path, arrays, kinds=()):
+    """Write 8 bytes of length, a header in JSON, and the values; `kinds` or float32."""
+    header, values = {"__metadata__": {"format": "pt"}}, b""
+    for number, (name, array) in enumerate(arrays.items()):
+        array = np.asarray(array) if kinds else np.asarray(array, "<f4")
+        data = array.tobytes()
+        header[name] = {
+            "dtype": kinds[number] if kinds else "F32",
+            "shape": list(array.shape),
+            "data_offsets": [len(values), len(values) + len(data)],
+        }
+        values += data
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the values start at a multiple of 8
+    path.write_bytes(struct.pack("<Q", len(text)) + text + values)
     return path

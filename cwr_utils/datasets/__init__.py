@@ -27,9 +27,8 @@ _SOURCES: dict[str, Callable[..., Dataset]] = {
     **{name: partial(oxford_paris.load, name) for name in oxford_paris.NAMES},
     **{name: partial(revisited.load, name) for name in revisited.BASES},
     **{
-        f"{name}-{difficulty}": partial(revisited.load, name, difficulty=difficulty)
+        f"{name}-subset": partial(revisited.load, name, subset=True)
         for name in revisited.BASES
-        for difficulty in ("easy", "hard")
     },
 }
 
@@ -46,9 +45,9 @@ def load(name: str, data_root: str | Path = "data", **options: object) -> Datase
         name: "monuments" (the demo) and "monuments_whitening" (to fit its whitening
             on), "street" (the demo without apt), "everyday" (no buildings),
             "oxford5k", "paris6k", the same with 100k distractors ("oxford105k",
-            "paris106k"), these alone ("flickr100k"), the revisited sets
-            ("roxford5k" and "rparis6k" with medium difficulty, "roxford5k-easy",
-            "roxford5k-hard" ...), or a folder with photos.
+            "paris106k"), these alone ("flickr100k"), the revisited sets ("roxford5k"
+            and "rparis6k"; "roxford5k-subset" and "rparis6k-subset" search those of
+            their photos that are there), or a folder with photos.
         data_root: where fetched photos are kept; for Oxford and Paris the folder with
             images and ground truth; unused for a folder.
         options: of the source, see the `load` function of its module: `package` (a

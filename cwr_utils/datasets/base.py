@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from cwr_utils.evaluation import revisited_ground_truth
 from cwr_utils.files import whole_folder
 from cwr_utils.images import (
     Box,
@@ -59,6 +60,8 @@ class Query:
         ok: those of the positives that the ground truth calls "ok": seen in part.
         landmark: what it asks for, as far as the data set says so: queries of one
             landmark succeed or fail together.
+        hard: those of the positives that the revisited protocol calls hard; None
+            where the ground truth knows no difficulties.
     """
 
     name: str
@@ -68,11 +71,30 @@ class Query:
     junk: frozenset[str] = frozenset()
     ok: frozenset[str] = frozenset()
     landmark: str = ""
+    hard: frozenset[str] | None = None
 
     @property
     def ground_truth(self) -> frozenset[str]:
         """The query image, the positives and the junk."""
         return self.positives | self.junk | {self.image}
+
+    def at_difficulty(self, difficulty: str) -> Query:
+        """The same query, to be judged by one difficulty of the revisited protocol.
+
+        Args:
+            difficulty: of `evaluation.DIFFICULTIES`; as loaded, a query is "medium".
+
+        Raises:
+            ValueError: if there is no such difficulty, or the ground truth knows none.
+        """
+        if self.hard is None:
+            raise ValueError(
+                f"query {self.name!r} has no difficulties: expected one of a revisited "
+                "data set, as `datasets.load` returns it."
+            )
+        easy = self.positives - self.hard
+        truth = revisited_ground_truth(easy, self.hard, self.junk, difficulty)
+        return replace(self, positives=truth[0], junk=truth[1], hard=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +190,16 @@ class Dataset:
         )
 
     @property
+    def has_difficulties(self) -> bool:
+        """Whether the ground truth is that of the revisited protocol."""
+        return any(query.hard is not None for query in self.queries)
+
+    def at_difficulty(self, difficulty: str) -> Dataset:
+        """The same, every query judged by one difficulty: see `Query.at_difficulty`."""
+        queries = tuple(query.at_difficulty(difficulty) for query in self.queries)
+        return replace(self, queries=queries)
+
+    @property
     def _files(self) -> tuple[str, ...]:
         """Images, and query images that are not among them, each once."""
         return tuple(dict.fromkeys((*self.images, *(q.image for q in self.queries))))
@@ -197,6 +229,7 @@ class Dataset:
         """One SHA-256 over names, files and ground truth."""
         truth = [
             [q.name, q.image, q.box, sorted(q.positives), sorted(q.junk), q.landmark]
+            + ([] if q.hard is None else [sorted(q.hard)])
             for q in self.queries
         ]
         content = [list(self.hashes().items()), truth]

@@ -2,7 +2,8 @@
 
 The 70 query photos are not in the database: 4,993 and 6,322 photos are left. Each query
 has easy, hard and unclear images; a difficulty says which of them are to be found
-(`evaluation.revisited_ground_truth`). Ground truth is one pickle: a dictionary of
+(`evaluation.revisited_ground_truth`). One load serves all three: queries are those of
+Medium and keep which positives are hard. Ground truth is one pickle: a dictionary of
 `imlist`, `qimlist` (names) and `gnd`, for each query `bbx` (x1, y1, x2, y2) and `easy`,
 `hard`, `junk` (numbers of images in `imlist`).
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ import numpy as np
 from cwr_utils.datasets import oxford_paris
 from cwr_utils.datasets.base import Dataset, DatasetError, Query, checked_dataset
 from cwr_utils.datasets.download import RemoteFile, fetch
-from cwr_utils.evaluation import revisited_ground_truth
 from cwr_utils.pickles import PlainUnpickler
 
 BASES = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
@@ -39,7 +39,6 @@ _NUMPY = {
 def load(
     name: str,
     data_root: str | Path,
-    difficulty: str = "medium",
     subset: bool = False,
     download: bool = False,
 ) -> Dataset:
@@ -50,21 +49,18 @@ def load(
         data_root: with the images as `oxford_paris.load` or the official program has
             them, and gnd_roxford5k.pkl (gnd_rparis6k.pkl) there, in a subfolder
             roxford5k or oxford5k (rparis6k or paris6k), or in `downloads`.
-        difficulty: "easy", "medium" or "hard". All have the same images and queries, so
-            that one extraction serves them.
         subset: search the photos that are there, for the queries whose photos are
-            there; else a missing one is an error.
+            there, and let the note say what is missing; else a missing one is an error.
         download: fetch what is missing.
 
     Returns:
-        The query images are no `images`, but have a `path`.
+        The query images are no `images`, but have a `path`. Positives are the easy and
+        the hard images, junk the unclear ones; `at_difficulty` chooses others.
 
     Raises:
         DatasetError: all problems: files or images that are missing, a ground truth
             that is damaged, of another set, or holds more than plain values.
-        ValueError: if there is no such difficulty.
     """
-    revisited_ground_truth(set(), set(), set(), difficulty)  # knows it, or raises
     base, top = BASES[name], Path(data_root)
     roots = (top / name, top / base, top)
     file = RemoteFile(f"gnd_{name}.pkl", (f"{_HOST}/{name}/gnd_{name}.pkl",))
@@ -87,29 +83,47 @@ def load(
             f"{len(missing):,} of {len(images) + len(query_images):,} photos that "
             f"{truth.name} lists are missing: {', '.join(missing[:5])}"
         )
-    queries = []
+    queries, listed = [], 0
     for image, label in zip(query_images, labels, strict=True):
         if image in found:
             easy, hard, junk = (
-                {images[row] for row in label[kind]} & found.keys() for kind in _KINDS
+                frozenset(images[row] for row in label[kind]) for kind in _KINDS
             )
-            sets = revisited_ground_truth(easy, hard, junk, difficulty)
-            landmark = _landmark(image, easy | hard)
-            queries.append(Query(image, image, label["bbx"], *sets, landmark=landmark))
+            listed += len(easy | hard)
+            parts = (easy, hard, junk)
+            easy, hard, junk = (part.intersection(found) for part in parts)
+            queries.append(
+                Query(
+                    image,
+                    image,
+                    label["bbx"],
+                    easy | hard,
+                    junk,
+                    landmark=_landmark(image, easy | hard),
+                    hard=hard,
+                )
+            )
     paths = {image: found[image] for image in images if image in found}
+    note = f"Medium unless said; {len(images):,} images, {len(query_images)} queries"
+    if missing:
+        positives = sum(len(query.positives) for query in queries)
+        note = (
+            f"Medium unless said; {len(paths):,} of {len(images):,} images, "
+            f"{len(queries)} of {len(query_images)} queries, {positives:,} of their "
+            f"{listed:,} positives: a subset, comparable with no published value"
+        )
     return checked_dataset(
         name,
         paths,
         queries,
-        f"{difficulty}: {len(paths):,} of {len(images):,} images, "
-        f"{len(queries)} of {len(query_images)} queries",
+        note,
         problems=problems,
-        advice="Complete the images; subset=True searches those that are there.",
+        advice=f'Complete the images; "{name}-subset" searches those that are there.',
         query_paths={image: found[image] for image in query_images if image in found},
     )
 
 
-def _landmark(image: str, positives: set[str]) -> str:
+def _landmark(image: str, positives: Set[str]) -> str:
     """By the name of the query photo; by most of its positives if that is the town's.
 
     oxford_002985 is in the same group of five queries as all_souls_000013.

@@ -14,9 +14,9 @@ from cwr_utils.backend import keras
 
 DECODERS = max(4, os.cpu_count() or 1)
 LOWEST_PRIORITY = 19
-# Forward passes at a time: one has work for the cores that another leaves idle. JAX
-# models hand their state from call to call.
-IN_FLIGHT = 2 if keras.backend.backend() == "tensorflow" else 1
+# Forward passes at a time: one has work for the cores, or the GPU, that another leaves
+# idle. PyTorch takes all cores for one.
+IN_FLIGHT = 1 if keras.backend.backend() == "torch" else 2
 
 
 def helpers(count: int) -> ThreadPoolExecutor:

@@ -1,14 +1,14 @@
 """A photo, or a region of it, to the arrays of a store."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
 
 from cwr_utils import pooling
 from cwr_utils.arrays import softmax
-from cwr_utils.backend import keras, ops
+from cwr_utils.backend import keras, ops, predictor
 from cwr_utils.extraction.conf import MOST_TOP_CLASSES, Setup
 from cwr_utils.images import (
     Box,
@@ -77,6 +77,7 @@ class Describer:
         self._maps_model = setup.network.maps_model(setup.layer)
         self._vectors = _Vectors(setup)
         self._graphs: dict[tuple[int, int], keras.Model] = {}
+        self._predict: dict[tuple[int, int], Callable] = {}
         self._lock = threading.Lock()
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -104,9 +105,9 @@ class Describer:
                 inputs = keras.Input((*size, 3), dtype="uint8")
                 graph = keras.Model(inputs, self._vectors(self._maps_model(inputs)))
                 graph.compile(**compile_options())
-                self._graphs[size] = graph
-                return graph.predict_on_batch(images)  # which compiles
-        return self._graphs[size].predict_on_batch(images)
+                self._graphs[size], self._predict[size] = graph, predictor(graph)
+                return self._predict[size](images)  # which compiles
+        return self._predict[size](images)
 
     def describe_query(
         self, photo: np.ndarray, box: Box | None

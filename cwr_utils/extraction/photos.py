@@ -103,8 +103,8 @@ def extract(
             f"{setup.network.name} cannot be made again in another process: load it "
             "with `networks.load`, or set its `recipe`."
         )
-    shown = setup.photos_path(dataset) if path is None else path
-    path, describer = Path(shown).absolute(), Describer(setup)
+    path = Path(setup.photos_path(dataset) if path is None else path).absolute()
+    describer = Describer(setup)
     facts, contents = setup.photo_facts(dataset), photo_contents(dataset)
     sizes = {dataset.target_size(n, setup.policy) for n in dataset.images}
     store = begin_part(
@@ -116,7 +116,9 @@ def extract(
     )
     missing = store.missing_blocks() if store else []
     if store is None or not missing:
-        tqdm.write(f"{shown}: complete, {len(contents)} photos; extraction skipped.")
+        # Its folder's name, not its place: executed notebooks are passed on.
+        what = f"{dataset.name}, {path.name}"
+        tqdm.write(f"{what}: complete, {len(contents)} photos; extraction skipped.")
         return open_parts(path, facts, contents)
     photos = [
         ShardPhoto(dataset.path(n).absolute(), dataset.size(n), n in facts["stretched"])
@@ -215,9 +217,9 @@ def _extract_here(
         pixels = _stretch_contrast(pixels) if stretched else pixels
         return batch, resize_image(pixels, policy)
 
-    def compute(stack: tuple[_Batch, np.ndarray]) -> tuple[_Batch, dict]:
+    def compute(stack: tuple[_Batch, list[np.ndarray]]) -> tuple[_Batch, dict]:
         batch, pixels = stack
-        return batch, describer(pixels)
+        return batch, finish(describer(np.stack(pixels)), store)
 
     def write(number: int, arrays: dict) -> None:
         store.write_block(number, arrays)
@@ -232,9 +234,8 @@ def _extract_here(
     ):
         loaded = ahead(decoders, load, photos, DECODERS + size)
         described = ahead(passes, compute, _stacks(loaded, size), IN_FLIGHT)
-        finished = ((batch, finish(arrays, store)) for batch, arrays in described)
         writing = None  # one block, while the next one is computed
-        for block in _blocks(finished, update):
+        for block in _blocks(described, update):
             if writing:
                 writing.result()  # nothing is written after a write that failed
             writing = writer.submit(write, *block)
@@ -267,13 +268,13 @@ def _batches(shard: Shard, setup: Setup, size: int) -> Iterator[_Batch]:
 
 
 def _stacks(loaded: Iterable[tuple[_Batch, np.ndarray]], size: int) -> Iterator[tuple]:
-    """Each batch with its pixels (size, H, W, 3)."""
+    """Each batch with its photos, `size` arrays (H, W, 3)."""
     pixels: list[np.ndarray] = []
     for batch, photo in loaded:
         pixels.append(photo)
         if len(pixels) == len(batch.positions):
             # A short one is filled up: another size would be compiled.
-            yield batch, np.stack(pixels + pixels[-1:] * (size - len(pixels)))
+            yield batch, pixels + pixels[-1:] * (size - len(pixels))
             pixels = []
 
 

@@ -39,7 +39,7 @@ def extract_queries(
         raise ValueError(
             f"{dataset.name} has no queries: there is nothing to describe."
         )
-    path = setup.queries_path(dataset) if path is None else path
+    path = Path(setup.queries_path(dataset) if path is None else path)
     describer = Describer(setup.of_queries)
     grids = {_grid(describer, dataset, query) for query in dataset.queries}
     facts, contents = setup.query_facts(), query_contents(dataset)
@@ -47,7 +47,8 @@ def extract_queries(
     store = begin_part(path, facts, contents, specs, BLOCK)
     missing = store.missing_blocks() if store else []
     if store is None or not missing:
-        tqdm.write(f"{path}: complete, {len(contents)} queries; extraction skipped.")
+        what = f"{dataset.name}, {path.name}"
+        tqdm.write(f"{what}: complete, {len(contents)} queries; extraction skipped.")
         return open_parts(path, facts, contents)
     asked = {query.name: query for query in dataset.queries}
     total = sum(len(store.blocks[number]) for number in missing)

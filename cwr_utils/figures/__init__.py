@@ -4,6 +4,7 @@ No mathematics of the method is done here. Relevance is shown by colour and by a
 so that it survives grey printing and colour blindness.
 """
 
+from cwr_utils.figures.beyond import class_weights, classes_alone, walk
 from cwr_utils.figures.photos import (
     boxes_on_photo,
     cam_overlays,
@@ -45,6 +46,8 @@ __all__ = [
     "cam_overlays",
     "channel_weights",
     "class_frequencies",
+    "class_weights",
+    "classes_alone",
     "embedding_map",
     "grid_overlay",
     "method_bars",
@@ -56,5 +59,6 @@ __all__ = [
     "save_figure",
     "similarity_matrix",
     "use_style",
+    "walk",
     "whitening_spectrum",
 ]

@@ -17,6 +17,7 @@ from cwr_utils.figures.canvas import (
     common_ratio,
     credit_lines,
     draw_box,
+    draw_frame,
     draw_heat,
     fill_list,
     fit_photo,
@@ -28,7 +29,17 @@ from cwr_utils.figures.canvas import (
     write_lines,
     write_text,
 )
-from cwr_utils.figures.style import BLUE, COLOURS, COLUMN, DASHES, HEAT, SMALLEST
+from cwr_utils.figures.style import (
+    BLUE,
+    COLOURS,
+    COLUMN,
+    DASHES,
+    HEAT,
+    SMALLEST,
+    SOFT,
+    on_screen,
+    two_sizes,
+)
 from cwr_utils.figures.text import fit_line, line_height, text_width
 from cwr_utils.images import Box
 
@@ -140,6 +151,7 @@ def cam_overlays(
     return fig
 
 
+@two_sizes
 def grid_overlay(
     photo: np.ndarray, mask: np.ndarray, box: Box | None = None, credit: str = ""
 ) -> Figure:
@@ -155,7 +167,7 @@ def grid_overlay(
     mask = check_map(mask, "mask") > 0
     rows, columns = mask.shape
     ratio = common_ratio([photo])
-    wide = COLUMN - 2 * MARGIN
+    wide = (4.6 if on_screen() else COLUMN) - 2 * MARGIN
     size = min(wide, wide * ratio)
     fig = canvas(wide, size / ratio + 0.3)
     title = f"{mask.sum()} of {rows} x {columns} cells are in the region"
@@ -240,15 +252,18 @@ def embedding_map(
     photos: Sequence[np.ndarray],
     groups: Sequence[str] = (),
     credits: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> Figure:
-    """A collection on a map: thumbnails near their neighbours, none upon another.
+    """A collection on a map: photos near their neighbours, none upon another.
 
     Args:
         points: (n, 2), where each photo is; only the order of distances is kept.
         photos: (H, W, 3) uint8 each.
-        groups: what each photo shows, "" if that is unknown, or none. A line joins
-            photos of one group: a long one is a view that the descriptor misses.
+        groups: what each photo shows, "" if that is unknown, or none. Photos of one
+            group have frames of one colour and a line that joins them, behind all
+            others: a long one is a view that the descriptor misses.
         credits: photographer and licence of each photo, or none.
+        names: below the photos, or none.
 
     Raises:
         ValueError: if there is no photo, or the lists have different lengths.
@@ -261,32 +276,44 @@ def embedding_map(
         )
     groups = fill_list(groups, photos, "groups")
     credits = fill_list(credits, photos, "credits")
+    names = fill_list(names, photos, "names")
     # Room for more than there are, so that what is apart stays apart; page-shaped.
-    columns = math.ceil(1.6 * math.sqrt(number))
-    rows = math.ceil(1.6 * number / columns)
+    columns = math.ceil(1.25 * math.sqrt(number))
+    rows = math.ceil(1.3 * number / columns)
     places = _free_cells(np.asarray(points, np.float64), columns, rows)
-    cell, inside = 80, 74
-    paper = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
-    for photo, (x, y) in zip(photos, places.astype(int), strict=True):
-        small = fit_photo(photo, inside, inside, enlarge=True)
-        height, width = small.shape[:2]
-        top = y * cell + (cell - height) // 2
-        left = x * cell + (cell - width) // 2
-        paper[top : top + height, left : left + width] = small
+    side, gap = WIDEST / columns, 0.07
+    wide, tall = side - gap, 0.75 * (side - gap)
+    below = 0.13 if any(names) else 0.0
+    step = tall + below + gap
     notes = credit_lines([("", credit) for credit in credits], WIDEST)
-    tall = WIDEST * rows / columns
-    fig = canvas(WIDEST, tall + len(notes) * line_height(SMALLEST))
-    axes = place_axes(fig, 0, 0, WIDEST, tall)
-    axes.imshow(paper, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
-    axes.axis("off")
-    for group in dict.fromkeys(filter(None, groups)):
-        members = places[[name == group for name in groups]]
+    fig = canvas(WIDEST, rows * step + len(notes) * line_height(SMALLEST))
+    ground = place_axes(fig, 0, 0, WIDEST, rows * step)
+    ground.axis("off")
+    middles = places * (side, step) + (side / 2, gap / 2 + tall / 2)
+    colours = {
+        group: COLOURS[place % len(COLOURS)]
+        for place, group in enumerate(dict.fromkeys(filter(None, groups)))
+    }
+    for group, colour in colours.items():
+        members = middles[[name == group for name in groups]]
         for last in range(1, len(members)):
             away = np.linalg.norm(members[:last] - members[last], axis=1)
             ends = np.stack([members[last], members[away.argmin()]])
-            for color, width in (("white", 3.2), (BLUE, 1.6)):
-                axes.plot(*ends.T, "o-", color=color, linewidth=width, markersize=width)
-    write_lines(fig, notes, tall + 0.02)
+            ground.plot(*ends.T, color=colour, linewidth=1.6, zorder=1)
+    for photo, group, name, (x, y) in zip(photos, groups, names, middles, strict=True):
+        small = fit_photo(photo, 240, 240)
+        height, width = small.shape[:2]
+        half = np.array([width, height]) * min(wide / width, tall / height) / 2
+        (left, top), (right, bottom) = (x, y) - half, (x, y) + half
+        style = {"zorder": 2, "aspect": "auto", "interpolation": "bilinear"}
+        ground.imshow(small, extent=(left, right, bottom, top), **style)
+        if group:
+            style = {"edgecolor": colours[group], "linewidth": 2.2, "zorder": 3}
+            draw_frame(ground, (left, top, right, bottom), **style)
+        style = {"size": SMALLEST, "color": SOFT, "align": "center", "keep": 2}
+        write_text(fig, name, x - side / 2, y + tall / 2 + 0.03, side - 0.02, **style)
+    ground.set(xlim=(0, WIDEST), ylim=(rows * step, 0))
+    write_lines(fig, notes, rows * step + 0.02)
     return fig
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.figures.style import (
@@ -25,6 +26,9 @@ from cwr_utils.figures.style import (
     SKY,
     SOFT,
     VERMILLION,
+    on_screen,
+    room,
+    two_sizes,
 )
 from cwr_utils.figures.text import fit_line, plain_text, text_width
 
@@ -73,6 +77,7 @@ _FAMILY_STARTS = {
 }
 
 
+@two_sizes
 def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     """Channel weights (Eq. 3), sorted, and one set against the other.
 
@@ -88,7 +93,7 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     if not arrays:
         raise ValueError("`weights` is empty: there is nothing to draw.")
     pair = len(arrays) == 2 and len({len(values) for values in arrays.values()}) == 1
-    fig, panels = _chart(2.2 + 2.4 * pair, rows=1 + pair)
+    fig, panels = chart(2.2 + 2.4 * pair, panels=1 + pair)
     axes = panels[0]
     for number, (name, values) in enumerate(arrays.items()):
         style = {"linestyle": DASHES[number % len(DASHES)]}
@@ -108,6 +113,7 @@ def channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
     return fig
 
 
+@two_sizes
 def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     """What whitening does to the spread of vectors and to their similarities.
 
@@ -119,7 +125,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     check_shape(after, f"{number} D", "after")
     if number < 2:
         raise ValueError(f"`before` needs at least 2 vectors to compare; got {number}.")
-    fig, (left, right) = _chart(3.8, rows=2)
+    fig, (left, right) = chart(3.8, panels=2)
     lowest = 0.0
     for label, array, colour, dash in (
         ("before", before, ORANGE, "--"),
@@ -148,6 +154,7 @@ def whitening_spectrum(before: np.ndarray, after: np.ndarray) -> Figure:
     return fig
 
 
+@two_sizes
 def method_bars(
     table: pd.DataFrame, reference: Mapping[str, float] | None = None
 ) -> Figure:
@@ -159,17 +166,17 @@ def method_bars(
         reference: published values. A name that is a method of the table is drawn as a
             diamond on its bar, any other as a hollow bar of its own.
     """
-    _check_columns(table, ("method", "mAP"))
+    check_columns(table, ("method", "mAP"))
     names = [str(name) for name in table["method"]]
     values = table["mAP"].to_numpy(np.float64)
     reference = dict(reference or {})
     others = {name: value for name, value in reference.items() if name not in names}
-    labels = [fit_line(name, 1.5, 6) for name in [*names, *others]]
+    labels = [fit_line(name, room(1.5), 6) for name in [*names, *others]]
     everything = np.concatenate([values, list(reference.values())])
     if not len(labels):
         raise ValueError("`table` has no rows: there is no method to draw.")
     scale = 1.0 if np.nanmax(np.nan_to_num(everything)) <= 1 else 100.0
-    fig, (axes,) = _chart(0.85 + 0.15 * len(labels))
+    fig, (axes,) = chart(0.85 + 0.15 * len(labels))
     rows = np.arange(len(labels))
     families = [_family(name) for name in names]
     for family in dict.fromkeys(families):
@@ -196,10 +203,12 @@ def method_bars(
     axes.set(xlim=(0, scale), xlabel="mAP" if scale == 1 else "mAP (%)")
     axes.set_xticks(np.linspace(0, scale, 6))
     axes.grid(axis="y", visible=False)
-    fig.legend(loc="outside upper center", ncols=2, fontsize=6)
+    columns = 4 if on_screen() else 2
+    fig.legend(loc="outside upper center", ncols=columns, fontsize=6)
     return fig
 
 
+@two_sizes
 def ablation_curves(
     table: pd.DataFrame,
     x: str = "num_classes",
@@ -225,14 +234,14 @@ def ablation_curves(
     if x not in _PARAMETERS:
         known = ", ".join(_PARAMETERS)
         raise ValueError(f"`x` must be one of {known}; got {x!r}.")
-    _check_columns(table, ("aggregation", "mAP", x))
+    check_columns(table, ("aggregation", "mAP", x))
     if table.empty:
         raise ValueError("`table` has no rows: there is no curve to draw.")
     keys = _line_keys(table, x)
     table = table.drop_duplicates(["aggregation", x, *keys, "mAP"])
     _refuse_repeated(table, ["aggregation", x, *keys])
     lines = dict(_lines(table, keys))
-    styles = {label: _line_style(number) for number, label in enumerate(lines)}
+    styles = {label: line_style(number) for number, label in enumerate(lines)}
     kinds = list(dict.fromkeys(table["aggregation"]))
     handles = len(lines) + (published is not None)
     names = (re.sub("[${}_]", "", name) for name in (*lines, label))
@@ -240,7 +249,7 @@ def ablation_curves(
     columns = max(1, min(handles, int(COLUMN / (widest + 0.55))))
     legend = 0.13 * max(0, -(-handles // columns) - 2)
     height = 0.8 + 1.45 * len(kinds) + legend
-    fig, panels = _chart(height, rows=len(kinds), share=True)
+    fig, panels = chart(height, panels=len(kinds), share=True)
     for axes, kind in zip(panels, kinds, strict=True):
         for name, part in lines.items():
             line = part[part["aggregation"] == kind].sort_values(x)
@@ -253,10 +262,10 @@ def ablation_curves(
             style = {"marker": "D", "s": 26, "linewidths": 1.1, "zorder": 3}
             style |= {"facecolors": "none", "edgecolors": colours}
             axes.scatter(theirs[x], theirs["mAP"], **style)
-        axes.set_ylabel("mAP")
+        axes.set(xlabel=_PARAMETERS[x][1], ylabel="mAP")
         axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
+        axes.label_outer()
     _scale_axis(list(panels), table[x])
-    panels[-1].set_xlabel(_PARAMETERS[x][1])
     shown, names = panels[0].get_legend_handles_labels()
     if published is not None:
         style = {"facecolors": "none", "edgecolors": BLACK}
@@ -335,6 +344,7 @@ def _scale_axis(panels: Sequence[Axes], values: pd.Series) -> None:
         axes.minorticks_off()
 
 
+@two_sizes
 def ap_bars(
     per_query: pd.DataFrame, intervals: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
@@ -353,7 +363,7 @@ def ap_bars(
         ValueError: if columns are missing, a query and method occur twice, or there are
             more methods than colours.
     """
-    _check_columns(per_query, ("query", "method", "ap"))
+    check_columns(per_query, ("query", "method", "ap"))
     methods = list(dict.fromkeys(per_query["method"]))
     if not 1 <= len(methods) <= len(COLOURS):
         raise ValueError(
@@ -369,11 +379,11 @@ def ap_bars(
     wide = wide.loc[keys.index]
     means = wide.mean().to_numpy(np.float64)
     values = wide.to_numpy(np.float64)
-    labels = [fit_line(query, 1.2, 6, keep=3) for query in wide.index]
+    labels = [fit_line(query, room(1.2), 6, keep=3) for query in wide.index]
     if intervals:
         values = np.vstack([values, means])
         labels.append("mAP, 95 % interval")
-    fig, (axes,) = _chart(0.85 + 0.13 * len(labels))
+    fig, (axes,) = chart(0.85 + (0.15 if on_screen() else 0.13) * len(labels))
     rows = np.arange(len(labels), dtype=float)
     known = ~np.isnan(values).all(axis=1)
     if len(methods) > 1:
@@ -381,7 +391,7 @@ def ap_bars(
         high = np.nanmax(values[known], axis=1)
         axes.hlines(rows[known], low, high, color="#BBBBBB", linewidth=1.6)
     for number, method in enumerate(methods):
-        name = fit_line(method, 2.0, 6.5) + f" (mAP {means[number]:.3f})"
+        name = fit_line(method, room(2.0), 6.5) + f" (mAP {means[number]:.3f})"
         style: Any = {"color": COLOURS[number], "label": name}
         # Side by side where values are the same: none hides another.
         beside = rows + 0.36 * (number / max(len(methods) - 1, 1) - 0.5)
@@ -414,6 +424,7 @@ def ap_bars(
     return fig
 
 
+@two_sizes
 def similarity_matrix(
     matrix: np.ndarray, labels: Sequence[str], title: str = ""
 ) -> Figure:
@@ -432,8 +443,9 @@ def similarity_matrix(
     shown = [fit_line(label, 0.9, 6, keep=3) for label in labels]
     words = max((text_width(label, 6) for label in shown), default=0)
     # One column, unless the rows would be lower than their letters.
-    side = max(COLUMN - words - 0.8, 0.11 * number)
-    fig, (axes,) = _chart(side + words + 0.35, side + words + 0.8)
+    wide = 5.0 if on_screen() else COLUMN
+    side = max(wide - words - 0.8, 0.11 * number)
+    fig, (axes,) = chart(side + words + 0.35, side + words + 0.8)
     # From the lowest tenth, so that small differences show.
     low = min(0.9, np.floor(10 * np.nanmin(matrix)) / 10)
     drawn = axes.imshow(matrix, vmin=low, vmax=1, cmap=HEAT, interpolation="nearest")
@@ -456,6 +468,7 @@ def similarity_matrix(
     return fig
 
 
+@two_sizes
 def class_frequencies(
     names: Sequence[str],
     shares: Sequence[float],
@@ -474,32 +487,48 @@ def class_frequencies(
     check_shape(values, f"{len(names)}", "shares")
     if not len(names):
         raise ValueError("`names` is empty: there is no class to draw.")
-    flat = len(names) <= 40
-    labels = [fit_line(name, 1.2, 6) for name in names]
-    places = np.arange(len(names))
-    colours = [ORANGE if name in marked else BLUE for name in names]
+    # More than fit into a column stand in several, from top to bottom.
+    columns = min(3, -(-len(names) // (12 if on_screen() else 26)))
+    rows = -(-len(names) // columns)
+    width = PAGE if on_screen() or columns > 1 else COLUMN
+    size = (width, 0.75 + 0.14 * rows)
+    fig, panels = plt.subplots(1, columns, figsize=size, layout="constrained")
     theirs = {k - 1: v for k, v in (published or {}).items() if k <= len(names)}
-    style: Any = {"color": BLACK, "label": "share in the paper"}
-    if flat:
-        fig, (axes,) = _chart(0.5 + 0.13 * len(names))
-        axes.barh(places, values, 0.75, color=colours)
-        axes.plot(list(theirs.values()), list(theirs), "D", **style)
-        _name_rows(axes, labels)
-        axes.set(xlim=(0, 1), xlabel="share of queries")
-    else:
-        fig, (axes,) = _chart(2.4, max(PAGE, 0.6 + 0.098 * len(names)))
-        axes.bar(places, values, 0.75, color=colours)
-        axes.plot(list(theirs), list(theirs.values()), "D", **style)
-        axes.set_xticks(places, labels, rotation=90, fontsize=6)
-        axes.tick_params(axis="x", length=0)
-        axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(0, 1), ylabel="share of queries")
-    axes.grid(axis="y" if flat else "x", visible=False)
-    if theirs or marked:
-        axes.plot([], [], "s", color=ORANGE, label="named in the paper")
-        axes.legend(loc="best" if flat else "upper right", fontsize=6.5)
+    for number, axes in enumerate(np.atleast_1d(panels)):
+        part = range(number * rows, min((number + 1) * rows, len(names)))
+        colours = [ORANGE if names[i] in marked else BLUE for i in part]
+        places = np.arange(len(part))
+        axes.hlines(places, 0, values[part], color="#CCCCCC", linewidth=1)
+        axes.scatter(values[part], places, s=16, color=colours, zorder=3)
+        known = [i for i in part if i in theirs]
+        style: Any = {"facecolors": "none", "edgecolors": BLACK, "zorder": 4}
+        xs, ys = [theirs[i] for i in known], [i - part.start for i in known]
+        axes.scatter(xs, ys, s=26, marker="D", **style)
+        _name_rows(axes, [fit_line(names[i], 1.1, 6) for i in part])
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.set(xlim=(0, 1.04), xlabel="share of queries")
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+    handles = []
+    for present, marker, label, style in (
+        (marked, "o", "named in the paper", {"color": ORANGE}),
+        (
+            theirs,
+            "D",
+            "share in the paper",
+            {"color": BLACK, "markerfacecolor": "none"},
+        ),
+    ):
+        if present:
+            line: Any = {"marker": marker, "linestyle": "", "label": label}
+            handles.append(Line2D([], [], **line, **style))
+    if handles:
+        fig.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=6.5)
     return fig
 
 
+@two_sizes
 def precision_recall(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> Figure:
@@ -510,13 +539,13 @@ def precision_recall(
     """
     if not curves:
         raise ValueError("`curves` is empty: there is nothing to draw.")
-    fig, (axes,) = _chart(2.2 + 0.15 * len(curves))
+    fig, (axes,) = chart(2.2 + 0.15 * len(curves))
     for number, (name, (recall, precision)) in enumerate(curves.items()):
         (size,) = check_shape(np.asarray(recall), "n", f"recall of {name}")
         check_shape(np.asarray(precision), f"{size}", f"precision of {name}")
         # Behind the last positive the curve only falls: no area, nothing to see.
         size = 1 + int(np.argmax(np.asarray(recall) >= recall[-1]))
-        style = _line_style(number) | {"label": fit_line(name, 2.6, 7)}
+        style = line_style(number) | {"label": fit_line(name, room(2.6), 7)}
         if size > 15:
             style["marker"] = None
         axes.plot(recall[:size], precision[:size], clip_on=False, **style)
@@ -525,11 +554,24 @@ def precision_recall(
     return fig
 
 
-def _chart(height: float, width: float = COLUMN, rows: int = 1, share: bool = False):
-    """A Figure of some inches and its axes, from top to bottom."""
-    size = {"figsize": (width, height), "layout": "constrained"}
-    fig, axes = plt.subplots(rows, sharex=share, sharey=share, squeeze=False, **size)
-    return fig, axes[:, 0]
+def chart(
+    height: float, width: float | None = None, panels: int = 1, share: bool = False
+):
+    """A Figure and its axes: one below the other in print, side by side on a screen.
+
+    Args:
+        height: inches in print, of all panels.
+        width: inches; a column in print and a page on a screen if None.
+        panels: how many.
+        share: whether they have the same axes.
+    """
+    rows, columns = panels, 1
+    if on_screen() and panels > 1:
+        rows, columns, height = 1, panels, max(2.4, height / panels)
+    size = (width or (PAGE if on_screen() else COLUMN), height)
+    style: Any = {"figsize": size, "layout": "constrained", "squeeze": False}
+    fig, axes = plt.subplots(rows, columns, sharex=share, sharey=share, **style)
+    return fig, axes.ravel()
 
 
 def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
@@ -545,7 +587,7 @@ def _write_beside(axes: Axes, row: float, text: str, gap: float, **style) -> Non
     axes.annotate(text, (1, row), (gap, 0), va="center", fontsize=6, **style)
 
 
-def _line_style(number: int) -> dict[str, Any]:
+def line_style(number: int) -> dict[str, Any]:
     """Colour, marker and dashes, by which lines are told apart."""
     kinds = {"color": COLOURS, "marker": MARKERS, "linestyle": DASHES}
     return {name: kind[number % len(kind)] for name, kind in kinds.items()}
@@ -558,7 +600,12 @@ def _family(method: str) -> str:
     return "global + PCA" if "pca" in method.lower() else "global"
 
 
-def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+def check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks columns.
+
+    Raises:
+        ValueError: names those that are missing, and those that are there.
+    """
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(

@@ -1,10 +1,15 @@
-"""The look of all figures, and how they are saved."""
+"""The look of all figures, on a screen and in print, and how they are saved."""
 
+import functools
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
@@ -15,8 +20,10 @@ from cwr_utils.files import whole_file
 
 # Inches on paper: one column of a two-column page, and its full width. Charts are one
 # column wide and rows of photos a page, so that nothing is scaled when it is printed.
+# On a screen charts are a page wide too, with their panels side by side.
 COLUMN = 3.3
 PAGE = 6.9
+SCREEN_DPI = 150  # a page is 1,035 pixels, a letter of 7.5 points 16 pixels high
 SMALLEST = 5.0  # points; names and credits of photos have that size
 
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -78,14 +85,63 @@ PHOTO_DPI = 150
 PHOTO_BYTES = 440_000
 
 
-def use_style() -> None:
-    """Set matplotlib's parameters for every figure of the project."""
+_Arguments = ParamSpec("_Arguments")
+_screen = False  # what figures are drawn for now
+_again: WeakKeyDictionary[Figure, Callable[[], Figure]] = WeakKeyDictionary()
+
+
+def use_style(screen: bool = True) -> None:
+    """Set matplotlib's parameters for every figure of the project.
+
+    Args:
+        screen: draw charts as wide as a notebook; they are saved for print all the
+            same. False draws them for print at once.
+    """
+    global _screen
     mpl.rcParams.update(STYLE)
+    if screen:
+        mpl.rcParams["figure.dpi"] = SCREEN_DPI
+    _screen = screen
+
+
+def on_screen() -> bool:
+    """Whether figures are drawn for a screen now."""
+    return _screen
+
+
+def room(inches: float) -> float:
+    """Inches for a text beside a chart: what print has, or more on a screen."""
+    return 1.8 * inches if _screen else inches
+
+
+@contextmanager
+def _for_print() -> Iterator[None]:
+    global _screen
+    before, _screen = _screen, False
+    try:
+        yield
+    finally:
+        _screen = before
+
+
+def two_sizes(
+    draw: Callable[_Arguments, Figure],
+) -> Callable[_Arguments, Figure]:
+    """A figure that looks different in print: `save_figure` draws it again."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _Arguments.args, **options: _Arguments.kwargs) -> Figure:
+        figure = draw(*args, **options)
+        _again[figure] = functools.partial(draw, *args, **options)
+        return figure
+
+    return drawn
 
 
 def save_figure(fig: Figure, name: str, figures_dir: str | Path) -> Path:
-    """Write a figure as ``<name>.png`` and ``<name>.pdf``.
+    """Write a figure as ``<name>.png`` and ``<name>.pdf``, at the size of print.
 
+    A chart that was drawn for a screen is drawn again, with the same arguments.
     The files hold no date and no version, so the same figure gives the same bytes. A
     PNG of photos that would be large is stored with 256 colours.
 
@@ -105,10 +161,21 @@ def save_figure(fig: Figure, name: str, figures_dir: str | Path) -> Path:
             f"`name` must be a plain file name, its folder goes to `figures_dir`; "
             f"got {name!r}."
         )
+    if _screen and fig in _again:
+        with _for_print():
+            printed = _again[fig]()
+        try:
+            return _write(printed, name, Path(figures_dir))
+        finally:
+            plt.close(printed)  # or a notebook would show it too
+    return _write(fig, name, Path(figures_dir))
+
+
+def _write(fig: Figure, name: str, folder: Path) -> Path:
     pictures = [image.get_array() for axes in fig.axes for image in axes.images]
     photos = any(np.ndim(pixels) == 3 for pixels in pictures if pixels is not None)
     dpi = PHOTO_DPI if photos else mpl.rcParams["savefig.dpi"]
-    path = Path(figures_dir, f"{name}.png")
+    path = folder / f"{name}.png"
     for kind in ("pdf", "png"):
         data = _render(fig, kind, dpi)
         with whole_file(path.with_suffix(f".{kind}")) as part:

@@ -1,6 +1,7 @@
 """Networks whose class activation maps are exact, under one interface.
 
-`load` makes a `CamNetwork`; `available` lists what it knows.
+`load` makes a `CamNetwork`; `available` lists the names that it knows. `from_keras`
+makes one of a person's own model.
 """
 
 import difflib
@@ -9,9 +10,12 @@ from typing import Any
 
 from cwr_utils.backend import keras
 from cwr_utils.networks import (
-    densenet161,
+    catalog,
     efficientnet_lite,
+    hub,
     keras_applications,
+    keras_model,
+    torchvision,
     vgg16_cam,
 )
 from cwr_utils.networks.cam_network import (
@@ -20,22 +24,29 @@ from cwr_utils.networks.cam_network import (
     compile_options,
     top_classes,
 )
-from cwr_utils.networks.check import check_top5
+from cwr_utils.networks.check import Check, check_top5
+from cwr_utils.networks.heads import slide_windows
 from cwr_utils.networks.importers import WeightsError
 from cwr_utils.networks.importers.keras_file import save_weights
+from cwr_utils.networks.keras_model import from_keras
 from cwr_utils.protocol import Protocol
 
+table = catalog.table
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 __all__ = [
     "CamNetwork",
+    "Check",
     "FeatureLayer",
     "WeightsError",
     "available",
     "check_top5",
     "compile_options",
+    "from_keras",
     "load",
     "save_weights",
+    "slide_windows",
+    "table",
     "top_classes",
     "under",
 ]
@@ -47,7 +58,7 @@ def available() -> list[str]:
     return [
         *efficientnet_lite.SCALES,
         vgg16_cam.NAME,
-        densenet161.NAME,
+        *torchvision.ARCHITECTURES,
         *(f"{prefix}{name}" for name in keras_applications.NAMES),
     ]
 
@@ -62,8 +73,10 @@ def load(
     """Load a network by name.
 
     Args:
-        name: one of `available`.
-        weights: "imagenet", None for random ones, or the path of a weight file.
+        name: one of `available`; the path of a whole Keras model, ``.keras`` or
+            ``.h5`` (see `keras_model`); or "hub:" and a preset of KerasHub (see `hub`).
+        weights: "imagenet", None for random ones, or the path of a weight file. A model
+            file and a preset have their own, which are meant by "imagenet".
         seed: of the random weights; nothing else here is random.
         precision: Keras's policy for the convolutions, "float32", "mixed_float16" or
             "mixed_bfloat16"; None is the policy that Keras has. CAMs, pooling and
@@ -95,6 +108,10 @@ def load(
     # A path may be relative, and other processes work elsewhere.
     if weights not in ("imagenet", None):
         weights = os.path.abspath(weights)
+    if keras_model.is_file(name):
+        name = os.path.abspath(name)
+    if hub.is_folder(name):
+        name = hub.PREFIX + os.path.abspath(name.removeprefix(hub.PREFIX))
     settings = tuple(sorted(options.items()))
     network.recipe = _load_again, (name, weights, seed, precision, settings)
     return network
@@ -105,18 +122,23 @@ def _load_again(name, weights, seed, precision, options) -> CamNetwork:
 
 
 def _load(name, weights, seed, **options: Any) -> CamNetwork:
+    if keras_model.is_file(name):
+        return keras_model.load(name, weights, seed, **options)
+    if name.startswith(hub.PREFIX):
+        return hub.load(name, weights, seed, **options)
     if name in efficientnet_lite.SCALES:
         return efficientnet_lite.load(name, weights, seed, **options)
     if name == vgg16_cam.NAME:
         return vgg16_cam.load(weights, seed, **options)
-    if name == densenet161.NAME:
-        return densenet161.load(weights, seed, **options)
+    if name in torchvision.ARCHITECTURES:
+        return torchvision.load(name, weights, seed, **options)
     if name.startswith(keras_applications.PREFIX):
         return keras_applications.load(name, weights, seed, **options)
     similar = difflib.get_close_matches(name, available(), n=3, cutoff=0.4)
     raise ValueError(
         f"unknown network {name!r}; similar: {', '.join(similar) or 'none'}; "
-        f"all of them: {', '.join(available())}"
+        f"all of them: {', '.join(available())}, the path of a .keras or .h5 "
+        "file, or hub: and a preset of KerasHub"
     )
 
 
@@ -125,7 +147,7 @@ def under(network: CamNetwork, protocol: Protocol) -> CamNetwork:
 
     The name of the network then says so, and with it every store and table.
     """
-    if not network.name.startswith(vgg16_cam.NAME):
+    if network.name not in vgg16_cam.NAMES.values():
         return network
     turned = vgg16_cam.reorder_mean(network, protocol.mean_order)
     if turned.name == network.name:

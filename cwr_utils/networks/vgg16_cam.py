@@ -30,6 +30,7 @@ from cwr_utils.networks.importers import (
 )
 
 NAME = "vgg16-cam"
+NAMES = {"bgr": NAME, "swapped": f"{NAME}:swapped-mean"}  # by `mean_order`
 # What weights="imagenet" looks for, in this order: the authors', Zhou's, our own.
 FILES = (
     "vgg_cam_weights.h5",
@@ -87,10 +88,10 @@ def load(
             names the layer, the expected and the found shape.
         ValueError: if there is no such `mean_order`.
     """
-    if mean_order not in ("bgr", "swapped"):
+    if mean_order not in NAMES:
         raise ValueError(f"`mean_order` must be 'bgr' or 'swapped'; got {mean_order!r}")
     if weights == "imagenet":
-        weights = _find_file()
+        weights = find_file()
     model = keras_file.with_classifier(_build(sizes), sizes.classes)
     if weights is None:
         weights_id = randomize(model, seed)
@@ -122,7 +123,7 @@ def reorder_mean(network: CamNetwork, mean_order: str) -> CamNetwork:
 def _with_mean(mean_order: str, **parts: Any) -> CamNetwork:
     mean = _MEAN_BGR if mean_order == "bgr" else _MEAN_BGR[::-1]
     return CamNetwork(
-        name=NAME if mean_order == "bgr" else f"{NAME}:swapped-mean",
+        name=NAMES[mean_order],
         preprocess=lambda images: preprocess(images, mean),
         default_layer="conv5_1",
         **parts,
@@ -136,29 +137,40 @@ def preprocess(images: Any, mean_bgr: Iterable[float] = _MEAN_BGR) -> Any:
     )
 
 
-def _build(sizes: Sizes) -> keras.Model:
-    """Build the network up to the GAP.
+def trunk(blocks: tuple[int, ...]) -> tuple[Any, Any]:
+    """VGG-16 up to conv5_3: the symbolic input and output.
 
-    A side that is no multiple of 16 loses its last pixels in the pooling, as in
-    Theano; Caffe would keep a partial cell instead.
+    A side that is no multiple of 16 loses its last pixels in the pooling, as in Theano
+    and PyTorch; Caffe would keep a partial cell instead.
     """
-
-    def conv(x, filters, name):
-        options = {"padding": "same", "activation": "relu", "name": name}
-        return layers.Conv2D(filters, 3, **options)(x)
-
     x = inputs = keras.Input((None, None, 3), name="input")
     for block, (count, filters) in enumerate(
-        zip(_CONVOLUTIONS, sizes.blocks, strict=True), 1
+        zip(_CONVOLUTIONS, blocks, strict=True), 1
     ):
         for i in range(1, count + 1):
-            x = conv(x, filters, f"conv{block}_{i}")
+            x = _conv(x, filters, f"conv{block}_{i}")
         if block < len(_CONVOLUTIONS):
             x = layers.MaxPooling2D(2, name=f"pool{block}")(x)
-    return keras.Model(inputs, conv(x, sizes.maps, "CAM_conv"), name="vgg16_cam")
+    return inputs, x
 
 
-def _find_file() -> Path:
+def _conv(x: Any, filters: int, name: str) -> Any:
+    options = {"padding": "same", "activation": "relu", "name": name}
+    return layers.Conv2D(filters, 3, **options)(x)
+
+
+def _build(sizes: Sizes) -> keras.Model:
+    """Build the network up to the GAP."""
+    inputs, x = trunk(sizes.blocks)
+    return keras.Model(inputs, _conv(x, sizes.maps, "CAM_conv"), name="vgg16_cam")
+
+
+def find_file() -> Path:
+    """The file that weights="imagenet" reads.
+
+    Raises:
+        WeightsError: if there is none; it says what to fetch.
+    """
     folder = weights_folder()
     for name in FILES:
         if (folder / name).is_file():

@@ -35,11 +35,12 @@ class Asked:
         return self.store.read("top_classes")
 
     def classes(self, number: int, count: int) -> list[int]:
-        """The first `count` classes of a query.
+        """The first `count` classes of a query; of a network with fewer, all.
 
         Raises:
             ValueError: if fewer are known.
         """
+        count = min(count, self.store.shape("class_vectors")[0])
         known = self.top_classes[number].tolist()
         return first_classes(known, count, "list of a query's top classes")
 

@@ -1,8 +1,10 @@
 """The stores of an experiment, opened: what its methods share."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -22,12 +24,13 @@ from cwr_utils.extraction import (
 )
 from cwr_utils.identity import digest
 from cwr_utils.protocol import Protocol
+from cwr_utils.rerankers import Prepared
 from cwr_utils.reranking import Match, RegionDescriber
 from cwr_utils.retrieval.asked import Asked, first_classes
 from cwr_utils.retrieval.experiment import Experiment
 from cwr_utils.retrieval.method import Method, Result
 from cwr_utils.retrieval.space import Space, Spaces, Training, baseline
-from cwr_utils.store import Store, StoreError
+from cwr_utils.store import JoinedStore, Store, StoreError
 from cwr_utils.whitening import Whitening, refuse_test_images
 
 
@@ -159,11 +162,29 @@ class Collection:
             [c.ask(queries, s) for c, s in zip(self.also, others, strict=True)],
         )
 
+    def ask_stored(self, query: Query) -> "Collection":
+        """Put one of the stored queries alone; its photo and box stay as they are."""
+        members = (self, *self.also)
+        stores = [
+            JoinedStore([c.queries], {query.name: c.queries.hashes[query.name]})
+            for c in members
+        ]
+        return self.ask([query], *stores)
+
     def ask_photo(self, query: Query, photo: np.ndarray, sha256: str) -> "Collection":
         """Put one query that is in no store, see `extraction.describe_query`."""
-        members = (self, *self.also)
-        stores = [describe_query(c.describer, query, photo, sha256) for c in members]
-        return self.ask([query], *stores)
+        return self.ask_photos([(query, photo, sha256)])
+
+    def ask_photos(
+        self, asked: Sequence[tuple[Query, np.ndarray, str]]
+    ) -> "Collection":
+        """Put queries that are in no store; each comes with its photo and its hash."""
+        stores = []
+        for member in (self, *self.also):
+            alone = [describe_query(member.describer, *query) for query in asked]
+            described = {n: c for store in alone for n, c in store.hashes.items()}
+            stores.append(JoinedStore(alone, described))
+        return self.ask([query for query, *_ in asked], *stores)
 
     def under(self, protocol: Protocol) -> "Collection":
         """The same under all flags of a protocol; what they leave as it is is shared.
@@ -181,6 +202,25 @@ class Collection:
         maps = self.maps.under(setup)
         also = [c.under(replace(protocol, resize=c.setup.resize)) for c in self.also]
         return Collection(experiment, self.database, asked, self.spaces, maps, also)
+
+    def at_difficulty(self, difficulty: str) -> "Collection":
+        """The same, every query judged by one difficulty of the revisited protocol.
+
+        Raises:
+            ValueError: if there is no such difficulty, or the ground truth knows none.
+        """
+        data = self.data.at_difficulty(difficulty)
+        experiment = replace(self.experiment, data=data)
+        also = [other.at_difficulty(difficulty) for other in self.also]
+        shared = (self.database, self.asked, self.spaces, self.maps)
+        return Collection(experiment, *shared, also)
+
+    def fresh(self) -> "Collection":
+        """The same stores and whitenings, with nothing else computed yet."""
+        asked = Asked(self.data.queries, self.queries)
+        also = [member.fresh() for member in self.also]
+        spaces = self.spaces.fresh()
+        return Collection(self.experiment, self.database, asked, spaces, also=also)
 
     def at_layer(self, layer: str) -> "Collection":
         """The same with the stores of another layer.
@@ -258,7 +298,8 @@ class Collection:
     def classes(self, method: Method, query: int) -> list[int]:
         """The classes that describe a query."""
         if method.aggregation == "theme":
-            return first_classes(self.theme, method.num_classes, "theme list")
+            count = min(method.num_classes, len(self.setup.network.class_names))
+            return first_classes(self.theme, count, "theme list")
         return self.asked.classes(query, method.num_classes)
 
     def regions(self, method: Method) -> RegionDescriber:
@@ -372,16 +413,26 @@ class Collection:
             disable=not method.rerank or len(queries) < 2,
         )
         described = self._descriptors(method, range(len(queries)))
-        moves, index = self.setup.protocol.rerank_moves_index, None
+        moves, chain = self.setup.protocol.rerank_moves_index, method.chain
+        changes = method.rerank and moves != "no"
+        if changes and chain.steps:
+            raise ValueError(
+                f"`refine` ({chain}) ranks by the descriptors as they are stored, and "
+                "the protocol's `rerank_moves_index` changes them for each query: "
+                "choose one of the two."
+            )
+        last, prepared, index = None, None, None
         for number, (query, (vector, descriptors)) in enumerate(
             zip(progress, described, strict=True)
         ):
+            if prepared is None or descriptors is not last:
+                last, prepared = descriptors, chain.prepare(descriptors)
+                index = None
             # Under "run" all queries share one index, except online, where each has
             # descriptors of its own.
-            if index is None or moves != "run" or method.aggregation == "online":
-                changes = method.rerank and moves != "no"
-                index = descriptors.copy() if changes else descriptors
-            found = self._rank(method, number, vector, index)
+            if index is None or moves != "run":
+                index = descriptors.copy() if changes else prepared.database
+            found = self._rank(method, number, vector, index, prepared)
             order, scores, result.matches[query.name], averaged = found
             result.rankings[query.name] = self._names(order)
             result.scores[query.name] = scores[order]
@@ -389,7 +440,12 @@ class Collection:
         return result
 
     def _rank(
-        self, method: Method, number: int, vector: np.ndarray, index: np.ndarray
+        self,
+        method: Method,
+        number: int,
+        vector: np.ndarray,
+        index: np.ndarray,
+        prepared: Prepared,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Match], np.ndarray]:
         """Rows, best first, scores by row, matches, and rows averaged, of one query.
 
@@ -399,12 +455,19 @@ class Collection:
             vector: (D,) its descriptor.
             index: (N, D); rows of re-ranked photos are changed where the protocol
                 says so.
+            prepared: of `Method.chain`.
         """
         protocol = self.setup.protocol
-        scores = ranking.similarities(vector[None], index)[0]
+
+        def score(vector: np.ndarray) -> np.ndarray:
+            if method.refine:
+                return prepared.scores(vector[None])[0]
+            return ranking.similarities(vector[None], index)[0]
+
+        scores = score(vector)
         own = self._row.get(self.data.queries[number].image)
         if protocol.query_replaces_own_row and own is not None:
-            scores[own] = 1.0
+            scores[own] = max(1.0, scores.max())
         # An expanded query searches anew: until then only the head is needed.
         head = max(method.rerank, method.query_expansion)
         order = ranking.order(scores, head if method.query_expansion else None)
@@ -424,7 +487,7 @@ class Collection:
             vector = ranking.expand_query(
                 vector, index, order, method.query_expansion, protocol.expand_with_query
             )
-            scores = ranking.similarities(vector[None], index)[0]
+            scores = score(vector)
             order = ranking.order(scores)
         return order, scores, matched, averaged
 
@@ -444,14 +507,20 @@ class Collection:
     def compare(
         self, methods: Iterable[Method]
     ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Result]]:
-        """Run methods, with a progress bar.
+        """Run methods, with a progress bar; those of an offline curve in one pass.
 
         Returns:
             One row a method (see `row`); one row a query and method; the results by
             `Method.slug`.
         """
-        rows, tables, results = [], [], {}
-        for method in tqdm(list(methods), desc="methods"):
+        rows, tables, results, methods = [], [], {}, list(methods)
+        counts = defaultdict(list)
+        for method in methods:
+            if method.aggregation == "offline":
+                counts[method.whitened_by, method.class_weighting].append(method)
+        for curve in counts.values():
+            self.offline_curve(curve[0], [method.num_classes for method in curve])
+        for method in tqdm(methods, desc="methods"):
             result = self.run(method)
             results[method.slug] = result
             rows.append(self.row(result))
@@ -461,8 +530,56 @@ class Collection:
             tables.append(table)
         return pd.DataFrame(rows), pd.concat(tables, ignore_index=True), results
 
+    def by_difficulty(
+        self, results: Iterable[Result]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Easy, Medium and Hard of the revisited protocol, from the same rankings.
+
+        To look closer, `at_difficulty` gives a collection that is judged by one.
+
+        Args:
+            results: from `run`.
+
+        Returns:
+            One row a method and difficulty, with the measures of `row`; `queries` is
+            how many have positives, so that the means are over them, and `left_out`
+            how many have none. One row a query besides: see `evaluate`.
+
+        Raises:
+            ValueError: if the ground truth knows no difficulties.
+        """
+        rows, tables = [], []
+        judges = {name: self.at_difficulty(name) for name in evaluation.DIFFICULTIES}
+        for result, (difficulty, judge) in product(results, judges.items()):
+            method, table = result.method, judge.evaluate(result)
+            interval = evaluation.bootstrap(table["ap"], table["landmark"])
+            scored = int(table["ap"].count())
+            names = {"method": method.label, "slug": method.slug}
+            names["difficulty"] = difficulty
+            rows.append(
+                {
+                    **names,
+                    "dimensions": method.dimensions,
+                    "mAP": evaluation.mean_average_precision(table),
+                    "mAP_low": interval.low,
+                    "mAP_high": interval.high,
+                    **_mean_precisions(table),
+                    "queries": scored,
+                    "left_out": len(table) - scored,
+                    "images": len(self.data.images),
+                    "dataset": self.data.name,
+                    "note": self.data.note,
+                }
+            )
+            tables.append(pd.DataFrame(names, table.index).join(table))
+        return pd.DataFrame(rows), pd.concat(tables, ignore_index=True)
+
     def row(self, result: Result) -> dict:
         """One row of a table of methods; mAP with the 95 % interval over landmarks.
+
+        mP@1, mP@5 and mP@10 are those of the revisited protocol on every data set
+        (`evaluation.precision_at`). A query's own photo is junk there, as in
+        `mAP_without_self`: it would be a free hit at rank 1.
 
         Its `identity` is a digest of all that its numbers depend on, `setting` that of
         all but the method: rows of one setting may stand side by side.
@@ -484,6 +601,7 @@ class Collection:
             "mAP_high": interval.high,
             "mAP_with_self": mean(own),
             "mAP_without_self": mean(others),
+            **_mean_precisions(others),
             **asdict(method),
             "slug": method.slug,
             **{name: shown[name] for name in _ROW_FACTS},
@@ -503,6 +621,12 @@ class Collection:
 def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Descriptors (..., D) of several setups end to end, of length 1 again."""
     return np.concatenate(parts, axis=-1) / np.sqrt(np.float32(len(parts)))
+
+
+def _mean_precisions(per_query: pd.DataFrame) -> dict[str, float]:
+    """The mP@k of a table of `evaluation.evaluate`, by the names of columns."""
+    mean = evaluation.mean_precision_at
+    return {f"mP@{k}": mean(per_query, k) for k in evaluation.DEPTHS}
 
 
 # Facts that a row shows, so that a difference can be named.

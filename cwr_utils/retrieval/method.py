@@ -1,12 +1,14 @@
 """A setting of the experiment: how to describe, rank and re-rank, and what it found."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cwr_utils.names import CLASS_WEIGHTINGS, GLOBAL_POOLINGS, REGION_POOLINGS
+from cwr_utils.rerankers import Chain
 from cwr_utils.whitening import check_scaling
 
 if TYPE_CHECKING:
@@ -47,6 +49,11 @@ class Method:
         whitening_exponent: of the variances, see `Whitening.scaled`; 0.5 is the paper.
         shrinkage: of the variances towards their mean, see there; 0 is the paper.
         class_weighting: one of `CLASS_WEIGHTINGS`; "equal" is the paper.
+        refine: re-rankers by the neighbours of descriptors, such as "dba+alpha_qe", see
+            `rerankers.Chain.parse`; they rank where cosine similarity would, before
+            re-ranking by CAM boxes and with the expanded query. None is none.
+
+    A network with fewer classes than one of these numbers uses all that it has.
     """
 
     aggregation: str = "online"
@@ -59,6 +66,7 @@ class Method:
     whitening_exponent: float = 0.5
     shrinkage: float = 0.0
     class_weighting: str = "equal"
+    refine: str | None = None
 
     def __post_init__(self):
         """Check the values.
@@ -77,6 +85,7 @@ class Method:
             if isinstance(value, int) and value < least:
                 raise ValueError(f"`{name}` must be at least {least}; got {value}.")
         check_scaling(self.whitening_exponent, self.shrinkage)
+        object.__setattr__(self, "refine", str(self.chain) or None)  # one text for one
         if self.class_weighting not in CLASS_WEIGHTINGS:
             raise ValueError(
                 f"`class_weighting` must be one of {', '.join(CLASS_WEIGHTINGS)}; got "
@@ -98,9 +107,19 @@ class Method:
             )
 
     @property
+    def chain(self) -> Chain:
+        """The re-rankers that `refine` names."""
+        return Chain.parse(self.refine or "")
+
+    @property
     def by_class(self) -> bool:
         """Whether descriptors are sums of class vectors."""
         return self.aggregation in CLASS_AGGREGATIONS
+
+    @property
+    def adds_classes(self) -> bool:
+        """Whether a score is a product of sums over classes, so that it comes apart."""
+        return self.by_class and self.aggregation != "regional" and not self.refine
 
     @property
     def trained_on(self) -> tuple[str, int]:
@@ -129,6 +148,8 @@ class Method:
                 text += f" by {self.class_weighting}"
         elif self.dimensions:
             text += " + PCA"
+        if self.refine:
+            text += f" + {self.chain.label}"
         if self.rerank:
             text += f" + R{self.rerank}"
         if self.query_expansion:
@@ -147,8 +168,12 @@ class Method:
         if self.dimensions:
             scaling = ("e", self.whitening_exponent, 0.5), ("s", self.shrinkage, 0.0)
             parts += [
-                f"{name}{value:g}" for name, value, usual in scaling if value != usual
+                f"{name}{value:g}".replace(".", "_")
+                for name, value, usual in scaling
+                if value != usual
             ]
+        if self.refine:
+            parts.append(re.sub("[^a-z0-9]+", "_", self.refine))
         if self.rerank:
             parts.append(f"r{self.rerank}c{self.rerank_classes}")
         if self.query_expansion:
@@ -177,31 +202,27 @@ class Result:
 
 
 def ladder(
-    whitening_photos: int,
-    dimensions: int = 512,
-    num_classes: Sequence[int] = (1, 8),
-    num_whitening_classes: int = 16,
+    base: Method, whitening_photos: int, num_classes: Sequence[int] = (1, 8)
 ) -> list[Method]:
     """The methods of Table 1a and 2a, from raw features to online aggregation.
 
     Args:
+        base: what they share: D of regional and class vectors, N_pca, the scaling.
         whitening_photos: photos that whitening is fitted on. A global pooling gives
             one vector a photo, so its dimensions are held to half of that number.
-        dimensions: D of regional and class vectors.
         num_classes: values of N_C.
-        num_whitening_classes: N_pca.
 
     Returns:
         Methods, simple ones first.
     """
-    few = max(1, min(dimensions, whitening_photos // 2))
-    methods = []
+    few = max(1, min(base.dimensions, whitening_photos // 2))
+    rows: list[dict] = []
     for name in GLOBAL_POOLINGS:
-        methods += [Method(name, dimensions=0), Method(name, dimensions=few)]
-    methods += [Method(name, dimensions=dimensions) for name in REGION_AGGREGATIONS]
-    methods += [
-        Method(name, count, num_whitening_classes, dimensions)
+        rows += [{"aggregation": name, "dimensions": d} for d in (0, few)]
+    rows += [{"aggregation": name} for name in REGION_AGGREGATIONS]
+    rows += [
+        {"aggregation": name, "num_classes": count}
         for name in ("offline", "online", "theme")
         for count in num_classes
     ]
-    return methods
+    return [replace(base, query_expansion=0, rerank=0, **row) for row in rows]

@@ -123,6 +123,12 @@ class Spaces:
         self._index: OnlineIndex | None = None
         self._baseline: tuple[tuple, np.ndarray] | None = None
 
+    def fresh(self) -> "Spaces":
+        """The same whitenings, with no descriptors computed yet."""
+        again = Spaces(self.database, self.training)
+        again._fits = self._fits
+        return again
+
     def require_training(self) -> Training:
         """The photos to fit on.
 
@@ -213,10 +219,12 @@ class Space:
 
         Args:
             lists: of classes.
-            probabilities: of the classes in each list; needed only where they weigh.
+            probabilities: of the classes in each list; all the same if None.
         """
         own = self.aggregator
-        weights = [own.weights(part) for part in probabilities or lists]
+        if probabilities is None:
+            probabilities = [np.ones(len(classes)) for classes in lists]
+        weights = [own.weights(part) for part in probabilities]
         index = self._spaces.online_index(own.whitening)
         return index.many(lists, own.repeat_empty, weights)
 

@@ -8,17 +8,23 @@ through papermill, `demo`, `sweeps` and `reproduce` run many.
 from typing import TYPE_CHECKING
 
 from cwr_utils.names import on_demand
-from cwr_utils.runs.source import methods
+from cwr_utils.runs.source import method, methods
 
 if TYPE_CHECKING:
     from cwr_utils.runs.record import contents, peak_memory, start
-    from cwr_utils.runs.tables import format_table, time_queries
+    from cwr_utils.runs.tables import (
+        format_difficulties,
+        format_table,
+        time_queries,
+    )
     from cwr_utils.runs.workbench import load_data, open_workbench
 
 __all__ = [
     "contents",
+    "format_difficulties",
     "format_table",
     "load_data",
+    "method",
     "methods",
     "open_workbench",
     "peak_memory",
@@ -28,7 +34,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("contents", "peak_memory", "start"), "record"),
-    **dict.fromkeys(("format_table", "time_queries"), "tables"),
+    **dict.fromkeys(("format_difficulties", "format_table", "time_queries"), "tables"),
     **dict.fromkeys(("load_data", "open_workbench"), "workbench"),
 }
 __getattr__ = on_demand(__name__, _HOMES)

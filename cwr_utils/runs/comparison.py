@@ -11,6 +11,8 @@ from cwr_utils.runs import tables
 from cwr_utils.runs.source import RunError
 
 SWEEPS = ("table1a", "table1b", "table2a", "table2b", "fig4", "fig5")
+# Of settings that are not the paper's: `beyond` alone shows it.
+BEYOND = "beyond"
 # Tables of `collect` that hold the points of curves.
 CURVES = ("fig4", "fig5", "ablation")
 
@@ -102,6 +104,61 @@ def write_classes(
     ]
     caption = "Fig. 5a: most frequent classes of the queries; the paper's are of Paris"
     write_table(Path(folder) / "fig5a", pd.DataFrame(rows), caption, [title])
+
+
+def beyond(folder: str | Path, dataset: str) -> pd.DataFrame:
+    """Our rows that are not of the paper's settings, above published ones, and a file.
+
+    Args:
+        folder: where beyond.csv, .md and .tex go; the sweep's rows are in beyond/.
+        dataset: as `paper.anchors` names the columns: without one of its own, anchors
+            show those of Oxford5k and Paris6k.
+
+    Returns:
+        Columns method, D, mAP in %, its interval, images, and source; empty where the
+        sweep has not run.
+    """
+    folder = Path(folder)
+    path = folder / BEYOND / "metrics.csv"
+    if not path.exists():
+        return pd.DataFrame()
+    rows, anchors = tables.read_table(path), paper.anchors()
+    ours = pd.DataFrame(
+        {
+            "method": rows["method"],
+            "D": rows["dimensions"],
+            "mAP": (100 * rows["mAP"]).map("{:.1f}".format),
+            "95 %": [
+                f"{100 * low:.1f} to {100 * high:.1f}"
+                for low, high in zip(rows["mAP_low"], rows["mAP_high"], strict=True)
+            ],
+            "photos": rows["images"],
+            "source": "ours",
+        }
+    )
+    columns = [dataset] if dataset in anchors else ["oxford5k", "paris6k"]
+    published = [
+        pd.DataFrame(
+            {
+                "method": anchors["system"],
+                "D": anchors["dimensions"],
+                "mAP": anchors[name].map("{:.1f}".format),
+                "photos": f"all of {name}",
+                "source": anchors["source"],
+            }
+        )[anchors[name].notna()]
+        for name in columns
+    ]
+    table = pd.concat([ours, *published], ignore_index=True).fillna("-")
+    first = rows.iloc[0]
+    notes = [
+        f"Ours: {first['network']} at {first['resize']}, protocol "
+        f"`{first['protocol']}`; {first['note']}; whitening fitted on "
+        f"{first['whitening']}.",
+        paper.ANCHORS_NOTE,
+    ]
+    write_table(folder / BEYOND, table, "Beyond the paper, mAP in %", notes)
+    return table
 
 
 def write_table(

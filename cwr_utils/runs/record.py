@@ -25,7 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cwr_utils
-from cwr_utils import datasets, figures, files, identity
+from cwr_utils import figures, files, identity
 from cwr_utils.backend import keras
 from cwr_utils.datasets import Dataset
 from cwr_utils.runs import source, tables
@@ -172,17 +172,17 @@ def run_name(parameters: Mapping[str, Any]) -> str:
         if value == first[name] or name in ("dataset", "cache_dir", *source.FOLDERS):
             continue
         is_number = isinstance(value, int | float)
-        is_place = name == "whitening_dataset" or source.is_path(name, value)
-        shown = f"{value:g}" if is_number else f"_{label(value) if is_place else value}"
-        words.append(name + shown)
+        words.append(name + (f"{value:g}" if is_number else f"_{label(value, name)}"))
     return files.file_name("-".join(words))
 
 
-def label(dataset: str) -> str:
-    """What folders call a data set: its name; of a folder also what tells it apart."""
-    if dataset in datasets.available():
-        return dataset
-    folder = source.place(dataset)
+def label(value: Any, parameter: str = "dataset") -> str:
+    """What folders call a parameter's value; a path has what tells it apart."""
+    if not source.is_path(parameter, value):
+        return str(value)
+    if parameter in source.TOGETHER and len(several := source.parts(value)) > 1:
+        return " + ".join(label(part, parameter) for part in several)
+    folder = source.place(value.removeprefix(source.PRESET))
     return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
 
 
@@ -202,6 +202,10 @@ def _shown(name: str, value: Any) -> Any:
     """A parameter without a path of this machine."""
     if not source.is_path(name, value):
         return value
+    if name in source.TOGETHER and " + " in value:
+        return " + ".join(_shown(name, part) for part in source.parts(value))
+    if name == "network":
+        return Path(value).name
     place, notebooks = source.place(value), source.ROOT / "notebooks"
     inside = place.is_relative_to(source.ROOT)
     return os.path.relpath(place, notebooks) if inside else place.name

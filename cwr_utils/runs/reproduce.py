@@ -8,7 +8,7 @@ from typing import Any
 from cwr_utils import datasets, files, networks, paper
 from cwr_utils.datasets import oxford_paris
 from cwr_utils.runs import demo, notebook, record, source, sweeps, tables, workbench
-from cwr_utils.runs.comparison import SWEEPS
+from cwr_utils.runs.comparison import BEYOND, SWEEPS
 from cwr_utils.runs.source import RunError
 
 # Data set -> where its whitening is fitted unless another set is named.
@@ -78,8 +78,8 @@ def plan(
         )
     other, other_root, _ = _source(whitening, whitening_root)
     workbench.load_data(loader, root, other, other_root)
-    if weights and Path(weights).is_file():
-        weights = os.path.abspath(weights)
+    weights = source.located("weights", weights)
+    network = source.located("network", network)
     try:
         networks.load(network, weights)
     except ValueError as error:
@@ -97,11 +97,14 @@ def plan(
         "cap_dimensions": True,
         **({"dimensions": DIMENSIONS[network]} if network in DIMENSIONS else {}),
     }
-    return Plan(files.file_name(f"{label}-{network}{random}"), parameters)
+    shown = record.label(network, "network")
+    return Plan(files.file_name(f"{label}-{shown}{random}"), parameters)
 
 
 def run(chosen: Plan, jobs: int | None = None) -> list[str]:
     """Run all sweeps, and notebook 05 on their tables; go on when a cell fails.
+
+    The rows beyond the paper are of the corrected protocol and the default layer.
 
     Args:
         chosen: from `plan`.
@@ -111,12 +114,14 @@ def run(chosen: Plan, jobs: int | None = None) -> list[str]:
         One text a failed cell.
     """
     place = Path("paper", chosen.name)
-    paths = {n: source.ROOT / "notebooks" / "sweeps" / f"{n}.yaml" for n in SWEEPS}
-    failures = []
+    folder, failures = source.ROOT / "notebooks" / "sweeps", []
+    paths = {name: folder / f"{name}.yaml" for name in (*SWEEPS, BEYOND)}
     for name, path in paths.items():
-        failures += sweeps.run_sweep(
-            path, chosen.parameters, jobs=jobs, place=place / name
-        )
+        given = chosen.parameters
+        if name == BEYOND:
+            given = {**given, "protocol": "corrected", "feature_layer": None}
+            given.pop("dimensions", None)
+        failures += sweeps.run_sweep(path, given, jobs=jobs, place=place / name)
     parameters = {
         **sweeps.Sweep.read(paths["table2b"], chosen.parameters).cells["default"],
         "aggregation": "online",

@@ -33,6 +33,7 @@ NOTEBOOKS = (
     "03_aggregate_descriptors",
     "04_evaluate_and_rerank",
     "05_paper_figures",
+    "06_beyond_the_paper",
 )
 EXTRACT = NOTEBOOKS[2]
 # Notebooks that only sweeps run.
@@ -44,7 +45,8 @@ PLACES = ("dataset", "data_root", "whitening_dataset", "whitening_root", "weight
 PLACES += ("cache_dir", *FOLDERS)
 # The notebooks' own folders, seen from theirs wherever they run.
 _OWN_FOLDERS = ("../data", "../cache")
-_NETWORK_FILES = (".keras", ".h5")
+_NETWORK_FILES = (".keras", ".h5", ".hdf5")
+PRESET = "hub:"  # of KerasHub, by name or in a folder
 # Parameters that may name several things, joined by " + ", which then describe photos
 # together.
 TOGETHER = ("network", "weights", "feature_layer", "resize")
@@ -98,16 +100,26 @@ def _seen_from(start: str | Path, value: str) -> str:
     return os.path.abspath(os.path.join(start, value))
 
 
-def is_path(name: str, value: Any) -> bool:
-    """Whether a parameter's value is a file or a folder, rather than a name."""
+def is_path(name: str, value: Any, start: str | Path = ".") -> bool:
+    """Whether a parameter's value has a file or a folder in it, rather than names.
+
+    Args:
+        name: of the parameter.
+        value: as it was written.
+        start: folder that a relative path is seen from.
+    """
     if not value:
         return False
+    if name in TOGETHER and " + " in value:
+        return any(is_path(name, part, start) for part in parts(value))
     if name in ("dataset", "whitening_dataset"):
         from cwr_utils import datasets  # half a second
 
         return value not in datasets.available()
     if name == "network":
-        return value.endswith(_NETWORK_FILES)
+        folder = value.removeprefix(PRESET)
+        is_preset = folder != value and os.path.isdir(_seen_from(start, folder))
+        return is_preset or value.endswith(_NETWORK_FILES)
     return name in PLACES and value not in ("imagenet", *_NOTHING)
 
 
@@ -119,14 +131,19 @@ def located(name: str, value: Any, start: str | Path = ".") -> Any:
         value: as it was written.
         start: folder that a relative path is seen from.
     """
-    if name in TOGETHER and value and " + " in value:
-        parts = [part.strip() for part in value.split(" + ")]
-        return " + ".join(located(name, part, start) for part in parts)
-    if not is_path(name, value):
+    if not is_path(name, value, start):
         return value
-    whole = _seen_from(start, value)
+    if name in TOGETHER and " + " in value:
+        return " + ".join(located(name, part, start) for part in parts(value))
+    prefix = PRESET if name == "network" and value.startswith(PRESET) else ""
+    whole = _seen_from(start, value.removeprefix(prefix))
     own = {str(place(folder)): folder for folder in _OWN_FOLDERS}
-    return own.get(whole, whole)
+    return prefix + own.get(whole, whole)
+
+
+def parts(value: str) -> list[str]:
+    """What a parameter of `TOGETHER` names."""
+    return [part.strip() for part in value.split(" + ")]
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -247,12 +264,26 @@ def parse(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def method(namespace: Mapping[str, Any], **changes: Any) -> Method:
+    """The method of a notebook's parameters.
+
+    Args:
+        namespace: the notebook's `globals()`, or its parameters; fields that are none
+            of these keep their defaults.
+        changes: fields that are other ones.
+
+    Raises:
+        ValueError: if it cannot be.
+    """
+    given = {name: namespace[name] for name in METHOD_FIELDS if name in namespace}
+    return Method(**{**given, **changes})
+
+
 def methods(namespace: Mapping[str, Any]) -> list[Method]:
     """One method for each of a notebook's `rows`, which may leave out fields.
 
     Args:
-        namespace: the notebook's `globals()`, or its parameters, which have what a row
-            leaves out.
+        namespace: as `method` takes it; it has what a row leaves out.
 
     Returns:
         The methods: one of the parameters alone where a notebook has no `rows`, none
@@ -261,9 +292,9 @@ def methods(namespace: Mapping[str, Any]) -> list[Method]:
     Raises:
         ValueError: if one cannot be.
     """
-    usual = {name: namespace[name] for name in METHOD_FIELDS if name in namespace}
-    rows = namespace.get("rows", [{}] if usual else [])
-    return [Method(**{**usual, **row}) for row in rows]
+    searches = not namespace.keys().isdisjoint(METHOD_FIELDS)
+    rows = namespace.get("rows", [{}] if searches else [])
+    return [method(namespace, **row) for row in rows]
 
 
 def check(name: str, given: Mapping[str, Any]) -> None:
@@ -286,8 +317,8 @@ def check(name: str, given: Mapping[str, Any]) -> None:
     try:
         if values["limit"] < 0:
             raise ValueError(f"`limit` must be at least 0; got {values['limit']}.")
-        for size in (values.get("resize") or "native").split(" + "):
-            ResizePolicy.parse(size.strip())
+        for size in parts(values.get("resize") or "native"):
+            ResizePolicy.parse(size)
         methods(values)
     except ValueError as error:
         raise RunError(str(error)) from error

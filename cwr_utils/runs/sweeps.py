@@ -168,7 +168,7 @@ def _extract(setting: Mapping[str, Any], experiment: Experiment, place: Path) ->
     """Run notebook 2, unless it ran on the same and its stores are whole."""
     expected = _facts([EXTRACT], setting, experiment)
     digest = identity.digest(expected[EXTRACT])
-    words = (record.label(setting["dataset"]), setting["network"], digest[:8])
+    words = record.label(setting["dataset"]), experiment.setup.network.name, digest[:8]
     name = files.file_name("-".join(words))
     cell = _Cell(place / name, dict(setting), expected)
     with suppress(StoreError):

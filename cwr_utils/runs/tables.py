@@ -4,18 +4,20 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
-from cwr_utils import files, identity
+from cwr_utils import evaluation, files, identity
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs.source import RunError
 
 MOST_ROWS = 60  # of a table on a screen
+_PRECISIONS = [f"mP@{k}" for k in evaluation.DEPTHS]
 
 
-def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series:
+def time_queries(collection: Collection, methods: Iterable[Method]) -> pd.Series:
     """Seconds a query of each method: to describe the stored vectors and to rank.
 
     Each method has the stores to itself, so that no time is another one's; its
@@ -26,12 +28,13 @@ def time_queries(experiment: Experiment, methods: Iterable[Method]) -> pd.Series
     """
     seconds = {}
     for method in methods:
-        collection = Collection.open(experiment)
-        collection.whitening(method)
+        for member in (collection, *collection.also):
+            member.whitening(method)
+        alone = collection.fresh()
         begun = time.monotonic()
-        collection.run(method)
+        alone.run(method)
         seconds[method.slug] = time.monotonic() - begun
-    return pd.Series(seconds, name="seconds_query") / len(experiment.data.queries)
+    return pd.Series(seconds, name="seconds_query") / len(collection.data.queries)
 
 
 def side_by_side(
@@ -83,15 +86,43 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a table of methods that a person reads, mAP to three places."""
-    numbers = [name for name in ("mAP", "mAP_low", "mAP_high") if name in table]
+    """The columns of a table of methods that a person reads, to three places."""
+    measures = ("mAP", "mAP_low", "mAP_high", *_PRECISIONS)
+    numbers = [name for name in measures if name in table]
     shown = table[[n for n in ("cell", "method", "dimensions") if n in table]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
     shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
     if "mAP_low" in table:
-        shown["95 %"] = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
+        interval = shown.pop("mAP_low") + " to " + shown.pop("mAP_high")
+        shown.insert(3, "95 %", interval)
     return shown.rename(columns={"dimensions": "D"})
+
+
+def format_difficulties(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Easy, Medium and Hard as papers print them: a row a method, to three places.
+
+    Args:
+        table: of `Collection.by_difficulty`.
+        published: of `paper.anchors_by_difficulty`, to stand below.
+
+    Returns:
+        By method; columns are pairs of a difficulty and a measure, then D and source.
+        "-" is what is not known.
+    """
+    rows = pd.concat([table, published], ignore_index=True)
+    rows = rows.fillna({"slug": "", "source": "-"})
+    keys = ["method", "slug", "dimensions", "source"]
+    wide = rows.pivot(index=keys, columns="difficulty", values=["mAP", *_PRECISIONS])
+    wide = wide.swaplevel(axis=1).reindex(pd.MultiIndex.from_frame(rows[keys]).unique())
+    pairs = product(evaluation.DIFFICULTIES, ["mAP", *_PRECISIONS])
+    shown = wide.reindex(columns=pd.MultiIndex.from_tuples(pairs)).astype(float)
+    shown = shown.map("{:.3f}".format).replace("nan", "-")
+    shown = shown.rename(columns=str.capitalize, level=0)
+    names, _, dimensions, source = map(wide.index.get_level_values, keys)
+    shown["", "D"] = [int(value) or "-" for value in dimensions]
+    shown["", "source"] = source
+    return shown.set_axis(names.rename(None))
 
 
 def report(

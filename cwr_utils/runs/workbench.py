@@ -84,12 +84,10 @@ class Loader:
     def _setup(self, parameters: Mapping[str, Any]) -> Setup:
         """One way to describe photos, from parameters that name no second one."""
         given = {name: source.typed(name, parameters[name]) for name in TOGETHER}
-        weights = given["weights"]
-        if source.is_path("weights", weights):
-            weights = str(source.place(weights))
+        network, weights = (source.located(n, given[n]) for n in ("network", "weights"))
         seed, precision = parameters["seed"], parameters["precision"]
         return Setup(
-            self._network(given["network"], weights, seed, precision),
+            self._network(network, weights, seed, precision),
             source.place(parameters.get("cache_dir", "../cache")),
             layer=given["feature_layer"],
             resize=given["resize"],

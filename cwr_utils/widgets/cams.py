@@ -8,18 +8,19 @@ import pandas as pd
 
 from cwr_utils.datasets import Dataset
 from cwr_utils.extraction import Setup
-from cwr_utils.figures.panels import COLOUR_MAPS, Picture, cam_panels
+from cwr_utils.figures.panels import COLOUR_MAPS, Board, Picture, cam_board
 from cwr_utils.images import Box
 from cwr_utils.inspection import PhotoCams, look
 from cwr_utils.widgets.controls import (
+    WIDE,
     Explorer,
+    Finder,
     Gallery,
     Message,
     PhotoPanel,
     first_key,
 )
 
-TOP = 20
 NOTHING = -1  # instead of a second class
 
 
@@ -46,7 +47,7 @@ class CamView:
 
 def show_cams(
     cams: PhotoCams, view: CamView, names: Sequence[str], credit: str = ""
-) -> tuple[Picture, pd.DataFrame]:
+) -> tuple[Board, pd.DataFrame]:
     """Draw a view.
 
     Args:
@@ -56,7 +57,7 @@ def show_cams(
         credit: photographer and licence.
 
     Returns:
-        The picture, and the boxes: one row a threshold, x1, y1, x2, y2 in pixels.
+        The board, and the boxes: one row a threshold, x1, y1, x2, y2 in pixels.
     """
     maps = cams.maps(view.classes, view.raw)
     titles = [f"{names[c]}  {cams.probabilities[c]:.1%}" for c in view.classes]
@@ -64,9 +65,10 @@ def show_cams(
     if len(view.classes) > 1:
         shown["mean of both"] = maps.mean(axis=-1)
     boxes = cams.boxes(view.classes)
-    picture = cam_panels(
+    board = cam_board(
         cams.photo,
         shown,
+        title="Class activation maps",
         opacity=view.opacity,
         colours=view.colours,
         boxes=boxes if view.boxes else None,
@@ -75,7 +77,7 @@ def show_cams(
         credit=credit,
     )
     table = pd.DataFrame.from_dict(boxes, "index", columns=["x1", "y1", "x2", "y2"])
-    return picture, table.rename_axis("threshold").round(0).astype(int)
+    return board, table.rename_axis("threshold").round(0).astype(int)
 
 
 class CamExplorer(Explorer):
@@ -96,22 +98,18 @@ class CamExplorer(Explorer):
         self.message = Message()
         start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._on_photo, self.message)
-        wide = {"style": {"description_width": "100px"}}
-        fill = ipywidgets.Layout(width="330px")
-        self.first = ipywidgets.Select(description="Class", rows=8, layout=fill, **wide)
-        self.second = ipywidgets.Dropdown(
-            description="Compare with", layout=fill, **wide
-        )
+        self.first = Finder("Class", "Find a class")
+        self.second = Finder("Compare with", "Find another")
         self.opacity = ipywidgets.FloatSlider(
-            value=0.6, min=0, max=1, step=0.05, description="Opacity", **wide
+            value=0.6, min=0, max=1, step=0.05, description="Opacity", **WIDE
         )
         self.colours = ipywidgets.Dropdown(
-            options=COLOUR_MAPS, description="Colours", **wide
+            options=COLOUR_MAPS, description="Colours", **WIDE
         )
         self.scale = ipywidgets.Dropdown(
             options=[("scaled to 0..1", False), ("raw values", True)],
             description="Values",
-            **wide,
+            **WIDE,
         )
         self.boxes = ipywidgets.Checkbox(
             value=True, description="Boxes at the five thresholds", indent=False
@@ -122,12 +120,11 @@ class CamExplorer(Explorer):
         for control in (*controls, self.boxes):
             control.observe(lambda _: self._draw(), "value")
         self._draw()
-        left = ipywidgets.VBox([self.first, self.second])
-        right = ipywidgets.VBox([self.opacity, self.colours, self.scale, self.boxes])
-        shown = ipywidgets.VBox(
-            [ipywidgets.HBox([left, right]), self.message, self.picture]
+        looks = ipywidgets.VBox([self.opacity, self.colours, self.scale, self.boxes])
+        chosen = ipywidgets.Box(
+            [self.first, self.second, looks], _dom_classes=("cwr-controls",)
         )
-        super().__init__([ipywidgets.HBox([self.panel, shown])])
+        super().__init__(self.panel, [chosen, self.message, self.picture])
 
     @property
     def view(self) -> CamView:
@@ -145,17 +142,18 @@ class CamExplorer(Explorer):
     def still(self) -> Picture:
         """See `Explorer.still`."""
         credit = self.panel.source.credit
-        return show_cams(self.cams, self.view, self._names, credit)[0]
+        return show_cams(self.cams, self.view, self._names, credit)[0].picture()
 
     def _look(self) -> None:
         self.cams = look(self._setup, self.panel.source.photo)
         names, shares = self._names, self.cams.probabilities
-        options = [(f"{names[c]}  {shares[c]:.1%}", c) for c in self.cams.top(TOP)]
+        order = self.cams.top(len(names))
+        options = [(f"{names[c]}  {shares[c]:.1%}", c) for c in order]
         self._quiet = True
-        self.first.options = options
-        self.first.value = options[0][1]
-        self.second.options = [("nothing", NOTHING), *options]
-        self.second.value = options[1][1]
+        self.first.offer(options, order[0])
+        self.second.offer(
+            [("nothing", NOTHING), *options], next(iter(order[1:]), NOTHING)
+        )
         self._quiet = False
 
     def _on_photo(self) -> None:
@@ -168,8 +166,8 @@ class CamExplorer(Explorer):
             return
         with self.message.errors():
             source = self.panel.source
-            picture, boxes = show_cams(self.cams, self.view, self._names, source.credit)
-            self.picture.show(picture)
+            board, boxes = show_cams(self.cams, self.view, self._names, source.credit)
+            self.picture.show(board)
             cells = self.cams.grid
             self.message.say(
                 f"{source.query.name}: {len(boxes)} boxes; grid of {cells[0]} x "

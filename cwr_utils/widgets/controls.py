@@ -1,9 +1,9 @@
-"""What both explorers are built from: sources of photos, pictures, messages."""
+"""What both explorers are built from: sources of photos, lists, boards, messages."""
 
 import base64
 import hashlib
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +15,19 @@ import numpy as np
 import traitlets
 
 from cwr_utils.datasets import Dataset, Query
-from cwr_utils.figures.canvas import fit_photo
-from cwr_utils.figures.panels import Picture
+from cwr_utils.figures.canvas import fit_photo, relevance_mark
+from cwr_utils.figures.panels import Board, Card, Picture, colour_stops
 from cwr_utils.images import MIN_SIDE, Box, decode, read_image
 from cwr_utils.store import StoreError
 
 # Errors that a person can mend; everything else is a bug and shows a traceback.
 MENDABLE = (ValueError, StoreError)
-_SHOWN = 360  # pixels of the longer side of a photo that a box is drawn on
-_WIDE = {"description_width": "110px"}
+_SHOWN = 720  # pixels of the longer side of a photo that a box is drawn on
+_MOST = 2000  # entries of a list that are sent to the browser
+WIDE: Any = {"style": {"description_width": "84px"}}
+
+
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -99,37 +103,178 @@ def check_region(box: Box | None) -> Box | None:
 
 
 class PhotoBox(anywidget.AnyWidget):
-    """A photo on which a box is drawn; `box` is in pixels of the photo, [] is none."""
+    """A photo on which a box is drawn; `box` is in pixels of the photo, [] is none.
 
-    _esm = Path(__file__).with_name("photo_box.js")
+    Another photo that is uploaded, dropped or pasted comes as a message: its name, and
+    its bytes, or why the browser could not send them.
+    """
+
+    _esm = _HERE / "photo_box.js"
     jpeg = traitlets.Bytes().tag(sync=True)
     text = traitlets.Unicode().tag(sync=True)
     size = traitlets.List(traitlets.Int(), [1, 1]).tag(sync=True)
     box = traitlets.List(traitlets.Float()).tag(sync=True)
 
 
+class Keys(anywidget.AnyWidget):
+    """The looks of an explorer, and its peace from JupyterLab's shortcuts."""
+
+    _esm = _HERE / "keys.js"
+    _css = _HERE / "explorer.css"
+
+
 class Gallery(anywidget.AnyWidget):
-    """A picture whose areas are buttons; `chosen` is the number of one, from 1."""
+    """A `Board` as HTML; `chosen` is the number of a card, from 1.
 
-    _esm = Path(__file__).with_name("gallery.js")
-    jpeg = traitlets.Bytes().tag(sync=True)
-    text = traitlets.Unicode().tag(sync=True)
-    size = traitlets.List(traitlets.Int(), [1, 1]).tag(sync=True)
-    areas = traitlets.List().tag(sync=True)
-    labels = traitlets.List().tag(sync=True)
+    Cards beyond the first ones are sent when they are scrolled to.
+    """
+
+    _esm = _HERE / "board.js"
+    title = traitlets.Unicode().tag(sync=True)
+    summary = traitlets.Unicode().tag(sync=True)
+    cards = traitlets.List().tag(sync=True)
+    bars = traitlets.List().tag(sync=True)
+    scale = traitlets.List().tag(sync=True)
+    total = traitlets.Int(0).tag(sync=True)
+    choice = traitlets.Bool(False).tag(sync=True)
     chosen = traitlets.Int(0).tag(sync=True)
+    version = traitlets.Int(0).tag(sync=True)
 
-    def show(self, picture: Picture, chosen: int = 0) -> None:
-        """Put another picture up."""
+    def __init__(
+        self,
+        more: Callable[[int], Sequence[Card]] = lambda first: (),
+        csv: Callable[[], tuple[str, str]] | None = None,
+    ):
+        """An empty board.
+
+        Args:
+            more: gives cards from the number of the first one on, counted from 0.
+            csv: gives name and content of the file to be saved; None makes a board
+                whose cards cannot be chosen.
+        """
+        super().__init__(choice=csv is not None)
+        self._more, self._csv = more, csv
+        self.on_msg(self._answer)
+
+    def show(self, board: Board, chosen: int = 0, total: int = 0) -> None:
+        """Put up another board, of as many cards in all."""
         with self.hold_sync():
-            self.size = list(picture.pixels.shape[1::-1])
-            self.areas, self.labels = list(picture.areas), list(picture.labels)
-            self.text, self.chosen = picture.text, chosen
-            self.jpeg = picture.jpeg()
+            self.title, self.summary = board.title, board.summary
+            self.cards = [
+                {**_facts(c), "jpeg": Picture(c.pixels, "").jpeg()} for c in board.cards
+            ]
+            self.bars = [list(bar) for bar in board.bars]
+            low, high, colours = board.scale or (0, 0, "")
+            ends = [f"{low:.3g}", f"{high:.3g}"]
+            self.scale = [*ends, *colour_stops(colours)] if board.scale else []
+            self.chosen, self.total = chosen, max(total, len(board.cards))
+            self.version += 1
+
+    def _answer(self, _, content: dict, buffers) -> None:
+        """Send what a view asks for: the ranking as a file, or further cards."""
+        if "save" in content and self._csv:
+            name, text = self._csv()
+            self.send({"name": name, "csv": text})
+        elif "first" in content:
+            cards = self._more(content["first"])
+            facts = {"first": content["first"], "version": self.version}
+            photos = [Picture(card.pixels, "").jpeg() for card in cards]
+            self.send({**facts, "cards": [_facts(card) for card in cards]}, photos)
 
 
-class PhotoPanel(ipywidgets.VBox):
-    """Chooses a photo and a box on it: by the mouse, or by sliders.
+def _facts(card: Card) -> dict:
+    """A card for the browser, without its photo."""
+    colour, symbol = relevance_mark(card.relevance)
+    marks = [[*mark.edges, mark.colour, mark.label] for mark in card.marks]
+    known = card.relevance != "unknown"
+    return {
+        "title": card.title,
+        "aside": card.aside,
+        "note": card.note,
+        "text": card.text or card.title,
+        "credit": card.credit,
+        "colour": colour if known else "",
+        "symbol": symbol,
+        "marks": marks,
+    }
+
+
+class Finder(ipywidgets.VBox):
+    """A list to choose from, and a field that finds entries by a part of their name.
+
+    Attributes:
+        value: what is chosen.
+    """
+
+    value = traitlets.Any(None)
+
+    def __init__(self, name: str, find: str, rows: int = 6):
+        """An empty list.
+
+        Args:
+            name: label of the list.
+            find: label of the field.
+            rows: of the list that are seen.
+        """
+        self.find = ipywidgets.Text(
+            description=find, placeholder="part of a name", **WIDE
+        )
+        self.list = ipywidgets.Select(description=name, rows=rows, **WIDE)
+        self.note = ipywidgets.HTML()
+        self._options: list[tuple[str, Any]] = []
+        self._quiet = False
+        parts = [self.find, self.list, self.note]
+        super().__init__(parts, _dom_classes=("cwr-finder",))
+        self.find.observe(lambda _: self._filter(), "value")
+        self.list.observe(lambda _: self._chosen(), "value")
+
+    def offer(self, options: Sequence[tuple[str, Any]], value: Any) -> None:
+        """Take another list of labels and values, and choose one."""
+        self._options = list(options)
+        self._show_all(value)
+        self.value = value
+
+    @traitlets.observe("value")
+    def _on_value(self, change) -> None:
+        if change["new"] != self.list.value:
+            self._show_all(change["new"])
+
+    def _show_all(self, value: Any) -> None:
+        self._quiet = True
+        self.find.value = ""
+        self._list(self._options, value)
+        self._quiet = False
+
+    def _filter(self) -> None:
+        """Keep what has the text in it; the first is chosen if the last one is not."""
+        if self._quiet:
+            return
+        text = self.find.value.strip().casefold()
+        found = [entry for entry in self._options if text in entry[0].casefold()]
+        if not found:
+            self.note.value = f"Nothing is called {html.escape(repr(text))}."
+            return
+        known = any(value == self.value for _, value in found)
+        self._quiet = True
+        self._list(found, self.value if known else found[0][1])
+        self._quiet = False
+        self.value = self.list.value
+
+    def _list(self, entries: list[tuple[str, Any]], value: Any) -> None:
+        shown = entries[:_MOST]
+        if all(other != value for _, other in shown):  # far down: it comes first
+            shown = [entry for entry in entries if entry[1] == value] + shown
+        self.list.options, self.list.value = shown, value
+        hidden = len(entries) - len(shown)
+        self.note.value = f"{hidden:,} more are found by name." if hidden > 0 else ""
+
+    def _chosen(self) -> None:
+        if not self._quiet:
+            self.value = self.list.value
+
+
+class PhotoPanel(ipywidgets.Box):
+    """Chooses a photo and a box on it: by the mouse, or by lists and sliders.
 
     Calls `changed` after each choice; `source` and `box` say what was chosen.
     """
@@ -140,16 +285,12 @@ class PhotoPanel(ipywidgets.VBox):
         """Show the photo of a key of `choices`; nothing is called yet."""
         self._data, self._changed, self._report = data, changed, report
         self._quiet = False
-        self.choice = ipywidgets.Dropdown(
-            options=choices(data), value=start, description="Photo", style=_WIDE
-        )
-        self.upload = ipywidgets.FileUpload(
-            accept="image/*",
-            description="Upload a photo",
-            layout=ipywidgets.Layout(width="auto"),
-        )
+        self._uploads: dict[str, Source] = {}
+        self.choice = Finder("Photo", "Find a photo", rows=5)
+        self.choice.offer(choices(data), start)
         self.photo = PhotoBox()
-        edges = {"style": _WIDE, "continuous_update": False, "min": 0}
+        style = {"description_width": "106px"}
+        edges: Any = {"style": style, "continuous_update": False, "min": 0}
         self.x = ipywidgets.IntRangeSlider(description="Box, left-right", **edges)
         self.y = ipywidgets.IntRangeSlider(description="Box, top-bottom", **edges)
         self.whole = ipywidgets.Button(description="Whole photo")
@@ -158,33 +299,45 @@ class PhotoPanel(ipywidgets.VBox):
         self.source = open_source(data, *start)
         self._show_source()
         self.choice.observe(self._on_choice, "value")
-        self.upload.observe(self._on_upload, "value")
+        self.photo.on_msg(self._on_upload)
         self.photo.observe(lambda _: self._set(self._drawn()), "box")
         for slider in (self.x, self.y):
             slider.observe(lambda _: self._set(self._slid()), "value")
         self.whole.on_click(lambda _: self._set(None))
         self.own.on_click(lambda _: self._set(self.source.query.box))
-        hint = ipywidgets.HTML("Drag on the photo to draw a box.")
         buttons = ipywidgets.HBox([self.whole, self.own])
-        super().__init__(
-            [self.choice, self.upload, self.photo, hint, self.x, self.y, buttons],
-            layout=ipywidgets.Layout(width="390px", flex="0 0 auto"),
-        )
+        controls = ipywidgets.VBox([self.choice, self.x, self.y, buttons])
+        super().__init__([self.photo, controls], _dom_classes=("cwr-panel",))
+
+    def upload(self, name: str, content: bytes) -> None:
+        """Choose a photo that is not in the collection.
+
+        Args:
+            name: of the file.
+            content: of the file.
+        """
+        with self._report.errors():
+            self._uploads[name] = read_upload(name, content)
+            mine = [(f"upload: {name}", ("upload", name)) for name in self._uploads]
+            self._quiet = True
+            self.choice.offer(mine + choices(self._data), ("upload", name))
+            self._quiet = False
+            self._open(self._uploads[name])
+
+    def _on_upload(self, _, content: dict, buffers) -> None:
+        if "refused" in content:
+            self._report.say(f"{content['name']}: {content['refused']}.", wrong=True)
+        else:
+            self.upload(content["name"], bytes(buffers[0]))
 
     def _on_choice(self, change) -> None:
-        if change["new"] is not None:
+        kind, which = change["new"]
+        if not self._quiet:
             with self._report.errors():
-                self._open(open_source(self._data, *change["new"]))
-
-    def _on_upload(self, change) -> None:
-        if change["new"]:
-            file = change["new"][0]
-            with self._report.errors():
-                self._open(read_upload(file["name"], bytes(file["content"])))
-                with self.choice.hold_trait_notifications():
-                    self.choice.value = None
-            # Or the same file, uploaded again, would be no change.
-            self.upload.value = ()
+                if kind == "upload":
+                    self._open(self._uploads[which])
+                else:
+                    self._open(open_source(self._data, kind, which))
 
     def _open(self, source: Source) -> None:
         self.source = source
@@ -252,8 +405,14 @@ class Message(ipywidgets.HTML):
             self.say(str(error), wrong=True)
 
 
-class Explorer(ipywidgets.VBox):
-    """A widget for which a picture stands in where no kernel runs."""
+class Explorer(ipywidgets.Box):
+    """A photo panel beside what is found; a picture stands in where no kernel runs."""
+
+    def __init__(self, panel: PhotoPanel, shown: Sequence[ipywidgets.Widget]):
+        """Lay the parts out: side by side, or below each other where it is narrow."""
+        column = ipywidgets.VBox(shown, _dom_classes=("cwr-shown",))
+        keys = Keys(_dom_classes=("cwr-keys",))
+        super().__init__([keys, panel, column], _dom_classes=("cwr-explorer",))
 
     def still(self) -> Picture:
         """What the explorer shows now, as one picture."""

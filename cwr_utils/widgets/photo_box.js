@@ -1,18 +1,42 @@
-// A photo on which a box is drawn with the mouse or a finger.
+// A photo on which a box is drawn with the mouse or a finger; another photo is uploaded,
+// dropped or pasted on it. Large files are scaled here: a message to the kernel holds 10 MB.
+const LARGE = 4e6, LONGEST = 2000; // bytes, pixels
+
+async function fit(file) {
+  if (file.size <= LARGE) return file;
+  const photo = await createImageBitmap(file); // upright, as its EXIF data say
+  const scale = Math.min(1, LONGEST / Math.max(photo.width, photo.height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.round(photo.width * scale);
+  canvas.height = Math.round(photo.height * scale);
+  const paper = canvas.getContext("2d");
+  paper.imageSmoothingQuality = "high";
+  paper.drawImage(photo, 0, 0, canvas.width, canvas.height);
+  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
+}
+
 function render({ model, el }) {
+  el.classList.add("cwr-photo-panel");
   const frame = document.createElement("div");
   const photo = document.createElement("img");
   const box = document.createElement("div");
   frame.className = "cwr-photo-box";
-  frame.style.cssText =
-    "position:relative;display:inline-block;touch-action:none;cursor:crosshair;line-height:0";
-  photo.style.cssText = "max-width:100%;user-select:none";
+  frame.tabIndex = 0;
+  frame.setAttribute("role", "group");
+  frame.setAttribute("aria-label",
+    "Photo: drag to draw a box, or use the sliders; paste or drop another photo here");
   photo.draggable = false;
-  box.style.cssText =
-    "position:absolute;box-sizing:border-box;pointer-events:none;" +
-    "border:3px solid #0072B2;outline:1px solid white";
+  box.className = "cwr-drawn";
   frame.append(photo, box);
-  el.append(frame);
+  const upload = document.createElement("button");
+  upload.type = "button";
+  upload.className = "cwr-upload";
+  upload.textContent = "Upload a photo";
+  const chooser = document.createElement("input");
+  Object.assign(chooser, { type: "file", accept: "image/*", hidden: true });
+  const hint = document.createElement("span");
+  hint.textContent = " or drop or paste one here. Drag on the photo to draw a box.";
+  el.append(frame, upload, chooser, hint);
 
   // Edges in shares of the photo, so that they fit whatever its size on the screen.
   const show = (edges) => {
@@ -34,6 +58,31 @@ function render({ model, el }) {
     onBox();
   };
 
+  const send = async (file) => {
+    if (!file) return;
+    try {
+      const small = await fit(file);
+      model.send({ name: file.name }, undefined, [await small.arrayBuffer()]);
+    } catch {
+      const size = `${(file.size / 1e6).toFixed(0)} MB`;
+      const refused = `the browser cannot scale its ${size} down; save it as JPEG`;
+      model.send({ name: file.name, refused });
+    }
+  };
+  upload.addEventListener("click", () => chooser.click());
+  chooser.addEventListener("change", () => {
+    send(chooser.files[0]);
+    chooser.value = ""; // or the same file, chosen again, would be no change
+  });
+  el.addEventListener("paste", (event) => send(event.clipboardData.files[0]));
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    el.addEventListener(kind, (event) => {
+      event.preventDefault();
+      el.classList.toggle("cwr-drop", kind === "dragenter" || kind === "dragover");
+      if (kind === "drop") send(event.dataTransfer.files[0]);
+    });
+  }
+
   let start = null;
   const place = (event) => {
     const area = photo.getBoundingClientRect();
@@ -47,6 +96,7 @@ function render({ model, el }) {
   frame.addEventListener("pointerdown", (event) => {
     start = place(event);
     frame.setPointerCapture(event.pointerId);
+    frame.focus({ preventScroll: true });
     event.preventDefault();
   });
   frame.addEventListener("pointermove", (event) => start && show(drawn(event)));
@@ -65,6 +115,10 @@ function render({ model, el }) {
   model.on("change:jpeg", onPhoto);
   model.on("change:box", onBox);
   onPhoto();
-  return () => URL.revokeObjectURL(photo.src);
+  return () => {
+    URL.revokeObjectURL(photo.src);
+    model.off("change:jpeg", onPhoto);
+    model.off("change:box", onBox);
+  };
 }
 export default { render };

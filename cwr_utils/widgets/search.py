@@ -1,8 +1,10 @@
 """The search explorer: what a query finds, and why."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -10,14 +12,22 @@ import pandas as pd
 
 from cwr_utils import evaluation, explain
 from cwr_utils.arrays import Kept
-from cwr_utils.contributions import class_contributions
-from cwr_utils.extraction import describe_query
+from cwr_utils.contributions import cell_contributions, class_contributions
+from cwr_utils.extraction import MOST_TOP_CLASSES
 from cwr_utils.figures.canvas import fit_photo
-from cwr_utils.figures.panels import Picture, match_panels, result_panels, stack
+from cwr_utils.figures.panels import (
+    SMALL,
+    Board,
+    Card,
+    Picture,
+    match_board,
+    result_board,
+    stack,
+)
 from cwr_utils.images import Box, cells_to_box, read_image
 from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
-from cwr_utils.store import JoinedStore
 from cwr_utils.widgets.controls import (
+    WIDE,
     Explorer,
     Gallery,
     Message,
@@ -27,7 +37,7 @@ from cwr_utils.widgets.controls import (
 )
 
 TOP = 10
-_LARGEST = 640  # pixels of the longer side of a photo that is kept
+PAGE = 30  # results sent to the browser at a time
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,15 @@ class SearchView:
 
     Attributes:
         method: the setting.
-        chosen: rank of the result that is looked at, from 1.
+        chosen: place in the ranking of the result that is looked at, from 1.
         top: results shown.
+        first: results left out before them.
     """
 
     method: Method
     chosen: int = 1
     top: int = TOP
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +76,25 @@ class Search:
         """Method -> its result; each is run only once."""
         return Kept(self.collection.run)
 
-    def relevance(self, name: str) -> str:
-        """How an image counts: one of `figures.RELEVANCE`."""
-        query = self.collection.data.queries[0]
-        kind = explain.relevance(query, name)
-        truth = query.positives | query.junk
-        return kind if kind == "query" or truth - {query.image} else "unknown"
+    @cached_property
+    def tables(self) -> Kept:
+        """Method -> its ranking as a table; see `show_search`."""
+        return Kept(lambda method: self._table(self.results[method]))
+
+    def _table(self, result: Result) -> pd.DataFrame:
+        (query,) = self.collection.data.queries
+        ranking = result.rankings[query.name]
+        known = (query.positives | query.junk) - {query.image}
+        kinds = [explain.relevance(query, name) for name in ranking]
+        if not known:
+            kinds = [kind if kind == "query" else "unknown" for kind in kinds]
+        table = pd.DataFrame(
+            {"name": ranking, "score": result.scores[query.name], "relevance": kinds},
+            pd.RangeIndex(1, len(ranking) + 1, name="place"),
+        )
+        counts = ~table["relevance"].isin(["query", "junk"])
+        table.insert(0, "rank", counts.cumsum().where(counts).astype("Int64"))
+        return table
 
 
 def ask(collection: Collection, source: Source, box: Box | None) -> Search:
@@ -81,76 +106,75 @@ def ask(collection: Collection, source: Source, box: Box | None) -> Search:
         box: in its pixels, or None.
     """
     query = replace(source.query, box=box)
+    if not query.image:  # an upload may be a photo of the collection
+        known = collection.database.hashes.items()
+        own = (name for name, sha256 in known if sha256 == source.sha256)
+        query = replace(query, image=next(own, ""))
     if source.known and box == source.query.box:
-        content = collection.queries.hashes[query.name]
-        described = JoinedStore([collection.queries], {query.name: content})
+        asked = collection.ask_stored(query)
     else:
-        described = describe_query(
-            collection.describer, query, source.photo, source.sha256
-        )
-    return Search(collection.ask([query], described), source, box)
+        asked = collection.ask_photo(query, source.photo, source.sha256)
+    return Search(asked, source, box)
 
 
-def show_search(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]:
-    """Draw the query and its best results.
+def show_search(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
+    """Draw the best results of a query.
 
     Returns:
-        The picture, and the whole ranking: name, score and relevance by rank.
+        The board, and the whole ranking by place: rank, name, score and relevance.
+        Ranks count from 1 and leave out the query's own photo, which finds itself, and
+        junk; there they are missing.
     """
     (query,), data = search.collection.data.queries, search.collection.data
-    result = search.results[view.method]
-    ranking = result.rankings[query.name]
-    table = pd.DataFrame(
-        {
-            "name": ranking,
-            "score": result.scores[query.name],
-            "relevance": [search.relevance(name) for name in ranking],
-        },
-        pd.RangeIndex(1, len(ranking) + 1, name="rank"),
-    )
-    shown = table.head(view.top)
-    credits = [("query", search.source.credit)]
-    credits += [(name, data.credit(name)) for name in shown["name"]]
-    picture = result_panels(
-        search.source.photo,
+    result, table = search.results[view.method], search.tables[view.method]
+    shown = table.iloc[view.first : view.first + view.top]
+    captions = shown.astype({"rank": object}).to_dict("records")
+    board = result_board(
+        f"{query.name}: {result.method.label}, {_score(search, result)}",
         [_thumbnail(data.path(name)) for name in shown["name"]],
-        shown.to_dict("records"),
-        box=search.box,
-        title=f"{query.name}: {result.method.label}, {_score(search, result)}",
-        chosen=view.chosen,
-        credits=credits,
+        [{**words, "rank": _rank(words["rank"])} for words in captions],
+        [data.credit(name) for name in shown["name"]],
     )
-    return picture, table
+    return board, table
 
 
-def show_match(search: Search, view: SearchView) -> tuple[Picture, pd.DataFrame]:
-    """Draw the result that is looked at beside the query.
+def show_match(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
+    """Draw the result that is looked at beside the query, and where the two match.
 
     Returns:
-        The picture, and the table of `class_contributions`.
+        The board, and the table of `class_contributions`.
     """
     (query,), data = search.collection.data.queries, search.collection.data
     result = search.results[view.method]
-    name = result.rankings[query.name][view.chosen - 1]
-    score = result.scores[query.name][view.chosen - 1]
+    row = search.tables[view.method].loc[view.chosen]
+    name, rank = row["name"], _rank(row["rank"])
     shares = class_contributions(search.collection, result, 0, name)
+    heat = None
+    if result.method.adds_classes:
+        heat = cell_contributions(search.collection, result, 0, name)
     photo = read_image(data.path(name))
     match, box = result.matches[query.name].get(name), None
     if match is not None and match.box is not None:
         features, _ = search.collection.maps(name)
         grid = features.shape[1], features.shape[0]
         box = cells_to_box(match.box, (photo.shape[1], photo.shape[0]), grid)
-    credits = dict.fromkeys([search.source.credit, data.credit(name)])
-    picture = match_panels(
+    place = row["relevance"] if rank is None else f"rank {rank}"
+    place = "the query itself" if place == "query" else place
+    board = match_board(
         search.source.photo,
         photo,
         list(zip(shares["name"], shares["contribution"], strict=True)),
+        heat=heat,
         query_box=search.box,
         box=box,
-        title=f"rank {view.chosen}: {name}, score {score:.3f}",
-        credit="; ".join(filter(None, credits)),
+        title=f"Why {name}? {place.capitalize()}, score {row['score']:.3f}",
+        credits=(search.source.credit, data.credit(name)),
     )
-    return picture, shares
+    return board, shares
+
+
+def _rank(value) -> int | None:
+    return None if pd.isna(value) else int(value)
 
 
 def _score(search: Search, result: Result) -> str:
@@ -173,8 +197,8 @@ class SearchExplorer(Explorer):
                 own photos and those that are uploaded.
             method: a class aggregation to begin with.
             query: number of the query to begin with; the first photo if there is none.
-            chosen: rank of the result to begin with; 0 is the first that is not the
-                query itself.
+            chosen: place in the ranking of the result to begin with; 0 is the first
+                that is not the query itself.
         """
         data, layer = collection.data, collection.setup.layer
         at = Kept(collection.at_layer)
@@ -186,19 +210,25 @@ class SearchExplorer(Explorer):
         self.panel = PhotoPanel(data, start, self._update, self.message)
         # Class vectors are whitened: without training photos there are none.
         known = CLASS_AGGREGATIONS if collection.training is not None else ()
-        wide = {"style": {"description_width": "110px"}}
-        slow = {**wide, "continuous_update": False}
+        if not collection.setup.region_classes:
+            known = [name for name in known if name != "regional"]
+        slow: Any = {**WIDE, "continuous_update": False}
         self.aggregation = ipywidgets.Dropdown(
             options=list(dict.fromkeys([method.aggregation, *known])),
             value=method.aggregation,
             description="Aggregation",
-            **wide,
+            **WIDE,
         )
+        most = min(MOST_TOP_CLASSES, len(collection.setup.network.class_names))
         self.classes = ipywidgets.IntSlider(
-            value=method.num_classes, min=1, max=64, description="Classes", **slow
+            value=method.num_classes,
+            min=1,
+            max=max(most, method.num_classes),
+            description="Classes",
+            **slow,
         )
         self.layer = ipywidgets.Dropdown(
-            options=[layer, *collection.other_layers()], description="Layer", **wide
+            options=[layer, *collection.other_layers()], description="Layer", **WIDE
         )
         most = len(data.images)
         self.expansion = ipywidgets.IntSlider(
@@ -213,7 +243,8 @@ class SearchExplorer(Explorer):
             description="Re-rank",
             **slow,
         )
-        self.results, self.match = Gallery(), Gallery()
+        self.results, self.match = Gallery(self._more, self._csv), Gallery()
+        self.again = ipywidgets.Button(description="Search with this result")
         controls = [
             self.aggregation,
             self.classes,
@@ -225,20 +256,28 @@ class SearchExplorer(Explorer):
             control.observe(lambda _: self._update(), "value")
         self.results.observe(lambda _: self._look(), "chosen")
         self._run(chosen)
+        self.again.on_click(lambda _: self._search_again())
         note = ipywidgets.HTML(
             "Layers are those whose stores are in the cache folder; another one comes "
             "with notebook 2 and its parameter <code>feature_layer</code>."
         )
-        columns = ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])
-        rows = [ipywidgets.HBox(columns), note, self.message, self.results, self.match]
-        shown = ipywidgets.VBox(rows)
-        super().__init__([ipywidgets.HBox([self.panel, shown])])
+        method_box = ipywidgets.Box(controls, _dom_classes=("cwr-controls",))
+        rows = [method_box, self.message, self.results, self.match, self.again, note]
+        super().__init__(self.panel, rows)
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """The whole ranking, as `show_search` gives it and as it is saved."""
+        return self.search.tables[self.view.method]
 
     def still(self) -> Picture:
         """See `Explorer.still`."""
-        return stack(
-            [show(self.search, self.view)[0] for show in (show_search, show_match)]
+        view = self.view
+        found, match = (
+            show(self.search, view)[0] for show in (show_search, show_match)
         )
+        chosen = view.chosen if view.chosen <= view.top else 0
+        return stack([found.picture(chosen), match.picture()])
 
     def _update(self) -> None:
         self.message.say("Searching ...")
@@ -254,27 +293,41 @@ class SearchExplorer(Explorer):
             rerank=self.rerank.value,
         )
         search = self._ask(self.layer.value, self.panel.source, self.panel.box)
-        (ranking,) = search.results[method].rankings.values()
-        own = search.relevance(ranking[0]) == "query" and len(ranking) > 1
-        self._show(search, SearchView(method, chosen or 1 + own))
+        table = search.tables[method]
+        others = table.index[table["relevance"] != "query"]
+        start = chosen or (int(others[0]) if len(others) else 1)
+        self.search, self.view = search, SearchView(method, start)
+        board, _ = show_search(search, replace(self.view, top=PAGE))
+        self.results.show(board, start, len(table))
+        self._explain()
 
     def _look(self) -> None:
         if self.results.chosen != self.view.chosen:
             with self.message.errors():
-                self._show(self.search, replace(self.view, chosen=self.results.chosen))
+                self.view = replace(self.view, chosen=self.results.chosen)
+                self._explain()
 
-    def _show(self, search: Search, view: SearchView) -> None:
-        picture, table = show_search(search, view)
-        match, _ = show_match(search, view)
-        self.search, self.view = search, view
-        self.results.show(picture, view.chosen)
-        self.match.show(match)
+    def _explain(self) -> None:
+        self.match.show(show_match(self.search, self.view)[0])
         self.message.say(
-            f"{len(table)} photos ranked. Choose a result to see why it was found."
+            f"{len(self.ranking)} photos ranked; the query itself and junk have no "
+            "rank. Choose a result to see why it was found."
         )
+
+    def _search_again(self) -> None:
+        self.panel.choice.value = "image", self.ranking["name"][self.view.chosen]
+
+    def _more(self, first: int) -> tuple[Card, ...]:
+        view = replace(self.view, top=PAGE, first=first)
+        return show_search(self.search, view)[0].cards
+
+    def _csv(self) -> tuple[str, str]:
+        (query,) = self.search.collection.data.queries
+        name = re.sub(r"[^\w.-]+", "_", f"{query.name}-{self.view.method.slug}")
+        return f"{name}.csv", self.ranking.to_csv()
 
 
 @lru_cache(maxsize=512)
 def _thumbnail(path: Path) -> np.ndarray:
     """A photo of the collection; the files do not change while one explores."""
-    return fit_photo(read_image(path), _LARGEST, _LARGEST)
+    return fit_photo(read_image(path), SMALL, SMALL)

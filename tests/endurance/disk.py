@@ -13,7 +13,6 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from functools import partial
 from pathlib import Path
 
@@ -163,14 +162,16 @@ def read(seconds: float = 20) -> dict:
         while time.monotonic() - begun < seconds:
             _fresh(template, folder)
             # Each in a process of its own: threads of a store do not survive a fork.
-            reader = _start(lambda: _read(folder, right))
-            writer = _start(lambda: _write(folder))
+            logs = Path(place, "reader"), Path(place, "writer")
+            reader = kills.fork(lambda: _read(folder, right), logs[0])
+            writer = kills.fork(lambda: _write(folder), logs[1])
             _, status = os.waitpid(writer, 0)
             Path(place, "done").touch()
             _, other = os.waitpid(reader, 0)
             Path(place, "done").unlink()
             if status or other:
-                failures.append(f"writer {status}, reader {other}")
+                said = [log.read_text(errors="replace")[-1500:] for log in logs]
+                failures.append(f"reader {other}, writer {status}: {said}")
                 continue
             found = json.loads(Path(place, "found").read_text())
             reads, complete = reads + found["reads"], complete + found["complete"]
@@ -210,22 +211,6 @@ def _read(folder: Path, right: Path) -> None:
 def _write(folder: Path) -> None:
     _extract(folder)
     kills._maps(folder)
-
-
-def _start(work) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            sink = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(sink, 1)
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return child
 
 
 def _whole(place: Path) -> dict[str, np.ndarray]:

@@ -3,11 +3,12 @@
 A driver imports everything once; each run is a fork of it, which the driver kills after
 a share of the time that a whole run took. The notebooks of a sweep are executed inside
 that process, cell by cell as they are, because starting a kernel takes longer than all
-that it does here; `COMMANDS` are the real ones, with kernels, and few.
+that it does here; "command" is the real one, with kernels, and killed twice.
 """
 
 import contextlib
 import dataclasses
+import faulthandler
 import hashlib
 import itertools
 import json
@@ -38,16 +39,19 @@ rows:
   - {aggregation: online, num_classes: 4}
   - {aggregation: offline, num_classes: 4, rerank: 4}
 """
-# Curves of the paper with one cell and two points each.
+# Of the paper's sweeps: small photos, curves of two points, no seconds, which differ.
 SHORTER = {
-    "fig4": (r"aggregation: \[.*\n.*", "num_whitening_classes: [16]"),
-    "fig5": (r"num_whitening_classes: \[.*", "num_whitening_classes: [1]"),
+    r"resize: .*": "resize: 96x72",
+    r"num_whitening_classes: \[.*": "num_whitening_classes: [1, 16]",
+    r"num_classes: \[1, .*": "num_classes: [1, 4]",
+    r"timed: true": "timed: false",
 }
 # Of a run rather than of what was computed.
 VOLATILE = {"finished", "seconds", "peak_memory_mib", "commit", "seconds_query"}
 COMMON = ["-p", "whitening_dataset=../training", "-p", "resize=64x48"]
 SWEEP = ["sweep", "plan.yaml", "-p", "dataset=../photos", *COMMON]
 SECONDS = 300  # for one kind of work
+HANGS = 300  # seconds after which a run counts as hanging; its stacks come before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,8 @@ def _kill(name: str, work: Work, scale: float, limit: float) -> dict:
             try:
                 _run(work, folder)
                 _compare(work.results(folder), right)
+                left = left_behind(folder)
+                assert not left, f"left behind: {left}"
             except (AssertionError, RuntimeError) as error:
                 failures.append(f"{name}, killed at {moment}: {error}")
     told = f"{hit} of {count} killed, {len(failures)} failures, {seconds:.1f} s a run"
@@ -149,11 +155,11 @@ def _prepare(folder: Path) -> None:
         (folder / name / "groups.csv").write_text("image,group\n" + "".join(lines))
     (folder / "plan.yaml").write_text(PLAN)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    for name, (old, new) in SHORTER.items():
-        file = folder / "notebooks/sweeps" / f"{name}.yaml"
-        text, number = re.subn(old, new, file.read_text())
-        assert number, name
-        file.write_text(re.sub(r"num_classes: \[.*", "num_classes: [1, 4]", text))
+    for file in (folder / "notebooks/sweeps").glob("*.yaml"):
+        text = file.read_text()
+        for old, new in SHORTER.items():
+            text = re.sub(old, new, text)
+        file.write_text(text)
 
 
 def _run(work: Work, folder: Path, seconds: float = 0, file: int = -1) -> float | None:
@@ -169,40 +175,87 @@ def _run(work: Work, folder: Path, seconds: float = 0, file: int = -1) -> float 
         RuntimeError: if it fails.
     """
     begun, log = time.monotonic(), folder.parent / "log"
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        with log.open("wb") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-        code = 1
-        try:
-            os.chdir(folder)
-            count = _count_files(file)
-            work.run(folder)
-            (folder.parent / "files").write_text(str(next(count)))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    status, limit = None, seconds or 300
+
+    def do() -> None:
+        os.chdir(folder)
+        count = _count_files(file)
+        work.run(folder)
+        (folder.parent / "files").write_text(str(next(count)))
+
+    child = fork(do, log)
+    status, limit = None, seconds or HANGS
     while status is None and time.monotonic() - begun < limit:
         time.sleep(0.005)
         ended, code = os.waitpid(child, os.WNOHANG)
         status = code if ended else None
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
+    said = log.read_text(errors="replace")[-5000:]
     if status is None:
         os.waitpid(child, 0)
         if not seconds:
-            raise RuntimeError("it hangs")
+            raise RuntimeError(f"it hangs: {said}")
     elif status == 0:
         return time.monotonic() - begun
     elif file < 0 or status != signal.SIGKILL:
-        said = log.read_text(errors="replace")[-1500:]
         raise RuntimeError(f"it failed: {said}")
     return None
+
+
+def fork(work: Callable[[], None], log: Path) -> int:
+    """Start work in a fork, as a process group of its own; its process id.
+
+    Args:
+        work: what to do; the process then ends with 0, or with 1 after an error.
+        log: for what it says, errors and, after most of `HANGS`, its stacks.
+
+    Raises:
+        RuntimeError: if this process has a second thread. The fork would not have it,
+            but every lock that it held, for ever.
+    """
+    threads = Path("/proc/self/task")  # those of libraries too
+    if threads.exists() and (count := len(os.listdir(threads))) > 1:
+        raise RuntimeError(f"Only a process of one thread may fork; this has {count}.")
+    child = os.fork()
+    if child:
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(child, child)  # whichever of the two comes first
+        return child
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        with log.open("wb") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        faulthandler.dump_traceback_later(0.9 * HANGS)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def left_behind(place: Path, patience: float = 10) -> list[str]:
+    """Processes that still work below a folder after so many seconds.
+
+    Not those of a process group: kernels have their own, and end when they notice that
+    nobody is there.
+    """
+    begun = time.monotonic()
+    while found := list(_below(place.resolve())):
+        if time.monotonic() - begun > patience:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def _below(place: Path):
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if (process / "cwd").readlink().is_relative_to(place):
+                command = (process / "cmdline").read_text().replace("\0", " ")
+                yield f"{process.name} ({command})"
 
 
 def _count_files(last: int):
@@ -273,12 +326,17 @@ def _without(content):
 
 
 def _project(folder: Path) -> None:
-    """This process works in a project of its own, with a small network."""
+    """This process works in a project of its own, with a small network.
+
+    Figures are coarse: drawing would take most of the time and is not compared.
+    """
     import tiny
 
     from cwr_utils import networks
+    from cwr_utils.figures import style
     from cwr_utils.runs import notebook, source
 
+    style.PHOTO_DPI = style.STYLE["savefig.dpi"] = 20
     tiny.CLASSES = CLASSES
     source.ROOT = folder
     networks.load = lambda *_, **__: tiny.network()
@@ -310,20 +368,21 @@ def _sweep(folder: Path) -> None:
 def _command(folder: Path) -> None:
     """The real one, of a copy of the package, which has its results beside it.
 
-    Its kernels are in sessions of their own: they outlive it for a moment.
+    Its kernels are in sessions of their own: they outlive it for a moment, and the next
+    run begins beside them.
     """
     if not (folder / "cwr_utils").exists():
         shutil.copytree(ROOT / "cwr_utils", folder / "cwr_utils")
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    os.execve(sys.executable, [sys.executable, "-m", "cwr_utils", *SWEEP], environment)
+    # Sockets of kernels stay where they are when nobody is left to remove them.
+    own = {"PYTHONPATH": str(folder), "TMPDIR": str(folder.parent)}
+    command = [sys.executable, "-m", "cwr_utils", *SWEEP]
+    os.execve(sys.executable, command, {**os.environ, **own})
 
 
 def _paper(folder: Path) -> None:
     _project(folder)
     from cwr_utils import __main__ as command
-    from cwr_utils.runs import comparison, reproduce
 
-    reproduce.SWEEPS = comparison.SWEEPS = ("table1a", "table2b", "fig4", "fig5")
     arguments = ["paper", "--dataset", "photos", "--network", "tiny"]
     assert command.main([*arguments, "--whitening", "training", "-j", "1"]) == 0
 
@@ -386,11 +445,18 @@ def main() -> int:
 
 
 def imports() -> None:
-    """Before any fork, so that none of them spends seconds on it; computes nothing."""
+    """Before any fork, so that none of them spends seconds on it; computes nothing.
+
+    TensorFlow and TensorStore begin no thread before they compute. BLAS would, so it
+    has one in each fork.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     import cwr_utils.__main__
     import cwr_utils.search  # noqa: F401
+
+    del os.environ["OPENBLAS_NUM_THREADS"]  # other commands have theirs
 
 
 if __name__ == "__main__":

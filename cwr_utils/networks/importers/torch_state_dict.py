@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cwr_utils.networks.importers import WeightsError, describe_start, weight_file
+from cwr_utils.networks.importers.safetensors import read_safetensors
 from cwr_utils.pickles import PlainUnpickler
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -94,7 +95,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read the named arrays of a PyTorch state dict.
 
     Args:
-        path: the ``.pth`` file.
+        path: the ``.pth`` file, or a ``.safetensors`` file of the same arrays.
 
     Returns:
         Name -> array, in the file's order, with PyTorch's axes (a convolution is
@@ -107,9 +108,11 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = weight_file(path)
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
             file.seek(0)
-            if start == b"PK\x03\x04":
+            if start[8:] == b"{":
+                return read_safetensors(path)
+            if start[:4] == b"PK\x03\x04":
                 return _read_zip(file)
             if start[:1] == b"\x80":
                 return _read_stream(file, path.stat().st_size)
