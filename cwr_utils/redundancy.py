@@ -13,8 +13,8 @@ import pandas as pd
 
 from cwr_utils import evaluation, ranking
 from cwr_utils.aggregation import Aggregator
-from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.arrays import check_shape, l2_normalize
+from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.retrieval import Collection, Method
 
 
