@@ -154,8 +154,10 @@ def _parameters() -> str:
             value = os.path.relpath(source.place(value))
         shown = f"  {name}={'none' if value is None else str(value)}"
         wrapped = textwrap.wrap(meanings[name], _WIDEST - _INDENT)
-        lines += [f"{shown:{_INDENT}}{wrapped[0]}"]
-        lines += [" " * _INDENT + line for line in wrapped[1:]]
+        beside = [f"{shown:{_INDENT}}", *[" " * _INDENT] * len(wrapped)]
+        if len(shown) >= _INDENT:  # no room: the meaning begins below
+            lines.append(beside.pop(0))
+        lines += map("".join, zip(beside, wrapped, strict=False))
     return "\n".join(lines)
 
 

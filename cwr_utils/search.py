@@ -125,11 +125,9 @@ class Answer:
         the picture is saved, and it says where.
         """
         figure = self._strip(top)
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        if hasattr(shell, "kernel"):
-            from IPython.display import display
-
-            display(figure)
+        ipython: Any = sys.modules.get("IPython")
+        if ipython and hasattr(ipython.get_ipython(), "kernel"):
+            ipython.display.display(figure)
         elif figure.canvas.required_interactive_framework:
             return plt.show()
         else:

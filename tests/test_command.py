@@ -34,8 +34,8 @@ def world(tmp_path, monkeypatch):
     ("arguments", "answer"),
     [
         ("--help", "run notebooks with other parameters"),
-        ("run --help", "num_classes=4"),
-        ("sweep --help", "num_classes=4"),
+        ("run --help", "num_classes=8"),
+        ("sweep --help", "num_classes=8"),
         ("paper --help", "--whitening"),
         ("rnu", "there is no command 'rnu': did you mean run?"),
         ("run 9", "There is no notebook `9`: known: 00_prepare_data"),
@@ -178,7 +178,7 @@ def test_the_command_line_runs_notebooks(world):
     world.runs.clear()
     assert command.main(["run", "--output", str(world.root / "executed")]) == 0
     assert [name for name, _ in world.runs] == list(source.NOTEBOOKS)
-    assert len(os.listdir(world.root / "executed")) == 6
+    assert len(os.listdir(world.root / "executed")) == 7
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,12 @@ def test_a_method_that_asks_for_more_than_there_is(experiment, given, message):
 
 def test_of_a_network_with_few_classes_a_default_takes_what_there_is(experiment):
     usual = source.parameters()
-    assert usual["num_whitening_classes"] == 16
-    methods = source.methods(source.complete(EVALUATE, {"dimensions": 8}))
+    assert usual["num_whitening_classes"] == 64
+    methods = source.methods(
+        source.complete(EVALUATE, {"dimensions": 8, "num_classes": 4})
+    )
     check_limits(methods, experiment, usual)
-    with pytest.raises(ValueError, match="`num_whitening_classes` is 16"):
+    with pytest.raises(ValueError, match="`num_whitening_classes` is 64"):
         check_limits(methods, experiment)
     without = replace(experiment, training=None)
     with pytest.raises(ValueError, match="0 whitening photos"):

@@ -128,7 +128,7 @@ def test_nothing_is_measured_unasked(tmp_path):
     cells = read(write_plan(tmp_path, **plan)).cells
     assert [cell["rows"] for cell in cells.values()] == [[PLAIN]] * 2
     (method,) = source.methods(source.complete(TABLE, cells["power-1.0"]))
-    assert method.label == "OnA, 4 classes"
+    assert method.label == "OnA, 8 classes by rank"
     asked = read(write_plan(tmp_path, **plan), {"rerank": 5}).cells["power-1.0"]
     assert asked["rows"] == [{"query_expansion": 0}] and asked["rerank"] == 5
     plan |= {"cells": [{"rerank": 3}, {"num_classes": 2}], "grid": ...}
