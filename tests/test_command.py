@@ -13,8 +13,7 @@ import tiny
 from project import AGGREGATE, EVALUATE, EXTRACT, PREPARE
 
 from cwr_utils import __main__ as command
-from cwr_utils.retrieval import Experiment, Method
-from cwr_utils.retrieval.limits import check_limits
+from cwr_utils.retrieval import Experiment, Method, limits
 from cwr_utils.runs import record, source, workbench
 from cwr_utils.runs.source import RunError
 
@@ -225,10 +224,7 @@ def experiment(tmp_path_factory):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"num_classes": 7}, "`num_classes` is 7, and .* 6 most .* give 6 or less"),
-        ({"num_whitening_classes": 7}, "`num_whitening_classes` is 7"),
-        ({"rerank_classes": 7, "rerank": 1}, "`rerank_classes` is 7"),
-        ({"rerank_classes": 7, "rerank": 0}, None),
+        ({"num_classes": 7, "num_whitening_classes": 7, "rerank_classes": 7}, None),
         ({"dimensions": 9}, "`dimensions` is 9, .* can have 8 at most: 3 whitening "),
         ({"dimensions": 8}, None),
         ({"num_whitening_classes": 6, "dimensions": 13}, "12 at most: .* 12 channels"),
@@ -237,32 +233,38 @@ def experiment(tmp_path_factory):
         ({"aggregation": "sum", "rerank": 0, "dimensions": 2}, None),
         ({"aggregation": "sum", "rerank": 0, "dimensions": 0}, None),
         ({"aggregation": "rmac_max", "rerank": 0, "dimensions": 12}, None),
-        ({"rows": [{}, {"num_classes": 7}]}, "`num_classes` is 7"),
+        ({"rows": [{}, {"dimensions": 9}]}, "`dimensions` is 9"),
     ],
 )
 def test_a_method_that_asks_for_more_than_there_is(experiment, given, message):
     fits = {"num_whitening_classes": 3, "dimensions": 8, **given}
     parameters = source.complete("method_table", fits)
-    given = source.methods(parameters), experiment, source.parameters()
+    given = source.methods(parameters), experiment
     if message is None:
-        return check_limits(*given, parameters["cap_dimensions"])
+        return limits.check_limits(*given, parameters["cap_dimensions"])
     with pytest.raises(ValueError, match=message):
-        check_limits(*given)
+        limits.check_limits(*given)
 
 
-def test_of_a_network_with_few_classes_a_default_takes_what_there_is(experiment):
-    usual = source.parameters()
-    assert usual["num_whitening_classes"] == 64
-    methods = source.methods(
-        source.complete(EVALUATE, {"dimensions": 8, "num_classes": 4})
+@pytest.mark.parametrize(
+    "field", ["num_classes", "num_whitening_classes", "rerank_classes"]
+)
+def test_no_more_classes_of_a_photo_than_are_kept(experiment, monkeypatch, field):
+    monkeypatch.setattr(limits, "MOST_TOP_CLASSES", 5)  # of the network's 6
+    method = Method(
+        num_classes=5, num_whitening_classes=5, rerank_classes=5, dimensions=8
     )
-    check_limits(methods, experiment, usual)
-    with pytest.raises(ValueError, match="`num_whitening_classes` is 64"):
-        check_limits(methods, experiment)
+    limits.check_limits([replace(method, rerank=1)], experiment)
+    with pytest.raises(ValueError, match=f"`{field}` is 6, and .* 5 most .* 5 or less"):
+        limits.check_limits([replace(method, rerank=1, **{field: 6})], experiment)
+    limits.check_limits([replace(method, rerank=0, rerank_classes=6)], experiment)
+
+
+def test_no_whitening_without_photos_to_fit_it_on(experiment):
     without = replace(experiment, training=None)
     with pytest.raises(ValueError, match="0 whitening photos"):
-        check_limits(methods, without, usual)
-    check_limits([Method("rmac_max", dimensions=0)], without)
+        limits.check_limits([Method(dimensions=8)], without)
+    limits.check_limits([Method("rmac_max", dimensions=0)], without)
 
 
 def test_a_fault_in_the_data_is_found_without_a_kernel(world, tmp_path):

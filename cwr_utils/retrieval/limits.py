@@ -1,9 +1,7 @@
 """What a method can ask of an experiment, known before anything is described."""
 
 import itertools
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterable
 
 from cwr_utils.extraction import MOST_TOP_CLASSES
 from cwr_utils.retrieval.experiment import Experiment
@@ -11,17 +9,15 @@ from cwr_utils.retrieval.method import REGION_AGGREGATIONS, Method
 
 
 def check_limits(
-    methods: Iterable[Method],
-    experiment: Experiment,
-    usual: Mapping[str, Any] = MappingProxyType({}),
-    capped: bool = False,
+    methods: Iterable[Method], experiment: Experiment, capped: bool = False
 ) -> None:
     """Refuse methods that need more classes or whitening vectors than there can be.
+
+    Of a network with fewer classes than a method asks for all are taken.
 
     Args:
         methods: to run.
         experiment: on which.
-        usual: values that are no demand: of a network with fewer classes all are taken.
         capped: whether `Collection.supported` will lower the dimensions.
 
     Raises:
@@ -37,7 +33,7 @@ def check_limits(
         asked += ["rerank_classes"] if method.rerank else []
         for name in asked:
             count = getattr(method, name)
-            if count > known and count != usual.get(name):
+            if count > known == MOST_TOP_CLASSES:
                 raise ValueError(
                     f"`{name}` is {count}, and of a photo the {known} most probable "
                     f"classes of {setup.network.name} are kept: give {known} or less."

@@ -78,7 +78,7 @@ class Loader:
         experiment = Experiment(data, training, setups[0], also=tuple(setups[1:]))
         capped = parameters.get("cap_dimensions", False)
         methods = source.methods(parameters)
-        check_limits(methods, experiment, source.parameters(), capped)
+        check_limits(methods, experiment, capped)
         return experiment
 
     def _setup(self, parameters: Mapping[str, Any]) -> Setup:
