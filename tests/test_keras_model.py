@@ -257,6 +257,7 @@ def test_notebooks_take_a_file(tmp_path, monkeypatch):
         "whitening_dataset": str(tmp_path / "other"),
         "network": str(tmp_path / "pets.keras"),
         "cache_dir": str(tmp_path / "cache"),
+        "dimensions": 8,
     }
     experiment = workbench.Loader().experiment(parameters)
     assert experiment.setup.network.name == "pets.keras"

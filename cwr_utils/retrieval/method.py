@@ -3,14 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cwr_utils.aggregation import CLASS_WEIGHTINGS
-from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
+from cwr_utils.names import CLASS_WEIGHTINGS, GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.rerankers import Chain
-from cwr_utils.reranking import Match
 from cwr_utils.whitening import check_scaling
+
+if TYPE_CHECKING:
+    from cwr_utils.reranking import Match
 
 CLASS_AGGREGATIONS = ("offline", "online", "theme", "regional")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
@@ -195,7 +197,7 @@ class Result:
     method: Method
     rankings: dict[str, list[str]]
     scores: dict[str, np.ndarray]
-    matches: dict[str, dict[str, Match]]
+    matches: "dict[str, dict[str, Match]]"
     averaged: dict[str, list[str]] = field(default_factory=dict)
 
 
