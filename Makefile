@@ -45,7 +45,7 @@ bench: $(STAMP)  ## time two ways of each step, into results/runs/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable \
 	  --benchmark-only --timeout 0
 
-endurance: $(STAMP)  ## 20 minutes of kills, full disks and damaged files
+endurance: $(STAMP)  ## 16 minutes of kills, full disks and damaged files
 	$(BIN)/python tests/endurance
 
 publish: $(STAMP)  ## rerun the demo (or take NAMES) and copy it to where git tracks it

@@ -25,7 +25,6 @@ CLASSES_TOGETHER = 8  # added while later ones are read
 # All at once would compete for the disk, and the first come as late as the last.
 READ_AHEAD = 3 * CLASSES_TOGETHER
 SUMS_BYTES = 2**28  # of the queries that `OnlineIndex.many` describes together
-CLASS_WEIGHTINGS = ("equal", "probability", "rank")
 _BLAS = ThreadpoolController().select(user_api="blas")
 
 
@@ -82,8 +81,8 @@ class Aggregator(NamedTuple):
     Attributes:
         whitening: of the class vectors.
         repeat_empty: whether to apply `repeat_previous`.
-        weighting: how much each class counts, one of `CLASS_WEIGHTINGS`: the same (the
-            paper), its probability, or 1 / its rank.
+        weighting: how much each class counts, one of `names.CLASS_WEIGHTINGS`: the
+            same (the paper), its probability, or 1 / its rank.
     """
 
     whitening: Whitening

@@ -1,8 +1,10 @@
 """Files and folders that appear whole or not at all, one writer at a time."""
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -10,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_LONGEST_NAME = 120  # of a folder, in characters
 
 
 @contextmanager
@@ -76,3 +80,12 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file, neither odd nor too long."""
+    text = re.sub(r"[^\w.-]+", "-", text)
+    if len(text) > _LONGEST_NAME:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = f"{text[: _LONGEST_NAME - 9]}-{digest}"
+    return text

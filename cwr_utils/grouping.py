@@ -22,7 +22,6 @@ from cwr_utils.identity import digest
 from cwr_utils.store import ArraySpec, Store, begin_part, open_parts
 from cwr_utils.whitening import Whitening
 
-BITS = (4, 8, 16)  # of a stored component
 ROWS = 512  # photos read and described at a time
 
 
@@ -31,7 +30,7 @@ class Groups(NamedTuple):
 
     Attributes:
         count: G, its most probable classes; of a network with fewer, all.
-        bits: of a component, one of `BITS`; 16 is half precision, not quantised.
+        bits: of a component, one of `names.BITS`; 16 is half precision, not quantised.
     """
 
     count: int
@@ -46,7 +45,7 @@ def quantize(vectors: np.ndarray, bits: int) -> np.ndarray:
 
     Args:
         vectors: (..., D) of length 1, or zero.
-        bits: one of `BITS`.
+        bits: one of `names.BITS`.
 
     Returns:
         (..., D) float16 or int8, or (..., ceil(D / 2)) uint8: two components a byte.

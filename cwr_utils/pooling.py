@@ -14,8 +14,6 @@ import numpy as np
 from cwr_utils.arrays import check_shape
 from cwr_utils.backend import keras, ops
 
-GLOBAL_POOLINGS = ("sum", "channel_weighted", "max", "gem", "crow")
-REGION_POOLINGS = ("max", "gem", "mean")
 GEM_POWER = 3.0
 
 
@@ -280,11 +278,11 @@ def pool(features, cams, *, box=None, power: float = 1.0, region_cams=None) -> d
 
     Returns:
         Dictionary with `class_vectors` (..., C, K), `globals` (..., 5, K) in the order
-        of `GLOBAL_POOLINGS`, `regions` (..., 3, R, K) of R-MAC in the order of
-        `REGION_POOLINGS` ("mean" is the generalised mean with `power`, so that regions
-        and CAMs can be compared at the same exponent), `region_vectors` (..., R, n, K)
-        if there are `region_cams`, and `empty_cams` (...), the number of classes whose
-        map has no positive value.
+        of `names.GLOBAL_POOLINGS`, `regions` (..., 3, R, K) of R-MAC in the order of
+        `names.REGION_POOLINGS` ("mean" is the generalised mean with `power`, so that
+        regions and CAMs can be compared at the same exponent), `region_vectors` (...,
+        R, n, K) if there are `region_cams`, and `empty_cams` (...), the number of
+        classes whose map has no positive value.
     """
     height, width, _ = check_shape(features, "... H W K", "features")
     peak = ops.max(cams, axis=(-3, -2))

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from cwr_utils import evaluation, ranking
-from cwr_utils.aggregation import CLASS_WEIGHTINGS, Aggregator
+from cwr_utils.aggregation import Aggregator
 from cwr_utils.arrays import check_shape, l2_normalize
+from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.retrieval import Collection, Method
 
 
@@ -106,7 +107,7 @@ def by_count(
         collection: all its setups together.
         method: a class aggregation.
         counts: values of N_C.
-        weightings: out of `aggregation.CLASS_WEIGHTINGS`.
+        weightings: out of `names.CLASS_WEIGHTINGS`.
 
     Returns:
         Rows of `Collection.row`.

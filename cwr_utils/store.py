@@ -501,7 +501,8 @@ def begin_part(
         f"{path}+{n}" for n in itertools.count(1) if not Store.exists(f"{path}+{n}")
     )
     place = begun[0].path if begun else next(free)
-    return Store.create(place, config, missing, arrays, block)
+    # What is added is often little, and a shard has room for a whole block.
+    return Store.create(place, config, missing, arrays, min(block, len(missing)))
 
 
 class MemoryStore(Store):

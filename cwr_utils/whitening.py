@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from cwr_utils.arrays import check_shape, l2_normalize
 
@@ -180,6 +179,8 @@ def fit(vectors, source: str) -> Whitening:
     Raises:
         WhiteningError: if the vectors do not vary at all.
     """
+    from sklearn.decomposition import PCA  # a second
+
     _, channels = check_shape(vectors, "n K", "vectors")
     vectors = l2_normalize(vectors).astype(np.float64, copy=False)
     vectors = vectors[vectors.any(axis=1)]

@@ -5,12 +5,12 @@ import pytest
 
 from cwr_utils import aggregation, whitening
 from cwr_utils.aggregation import (
-    CLASS_WEIGHTINGS,
     Aggregator,
     OnlineIndex,
     aggregate,
     theme_classes,
 )
+from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.store import ArraySpec, Store, StoreError
 
 IMAGES, CLASSES, CHANNELS, DIMENSIONS = 10, 9, 7, 5

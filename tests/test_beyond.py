@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_utils import evaluation, figures, redundancy
-from cwr_utils.aggregation import CLASS_WEIGHTINGS
+from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.retrieval import Collection, Method
 from cwr_utils.runs import walk
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwr_utils import contributions, pooling, whitening
-from cwr_utils.aggregation import CLASS_WEIGHTINGS, Aggregator
+from cwr_utils.aggregation import Aggregator
 from cwr_utils.contributions import (
     cell_contributions,
     class_contributions,
     similarity_map,
 )
+from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.retrieval import Method
 from cwr_utils.store import JoinedStore
 

@@ -812,7 +812,7 @@ def test_unreadable_files_are_listed_or_skipped(tmp_path):
 
 
 def test_names_that_mean_nothing_are_errors(tmp_path):
-    with pytest.raises(DatasetError, match="neither a folder nor one of monuments"):
+    with pytest.raises(DatasetError, match="is none of the data sets monuments"):
         datasets.load("oxford6k")
     with pytest.raises(DatasetError, match="holds no readable image"):
         datasets.load(str(tmp_path))

@@ -328,6 +328,105 @@ def test_published_points_have_the_colour_of_their_whitening():
     assert to_hex(points.get_edgecolors()[1]) == "#8a8a8a"
 
 
+def grid(**values):
+    """A row for each combination, with an mAP that no other has."""
+    rows = [
+        dict(zip(values, row, strict=True))
+        for row in itertools.product(*values.values())
+    ]
+    usual = {"aggregation": "online", "num_whitening_classes": 16}
+    table = pd.DataFrame([usual | row for row in rows])
+    return table.assign(mAP=np.arange(1, len(table) + 1) / 100)
+
+
+def curves(axes):
+    """Label -> x and mAP of each line with points."""
+    return {
+        line.get_label(): (
+            list(line.get_xdata()),
+            [round(y, 2) for y in line.get_ydata()],
+        )
+        for line in axes.lines
+        if len(line.get_xdata())
+    }
+
+
+def test_a_grid_has_a_line_for_each_value_of_its_other_parameters():
+    """And never one that goes up and down through two of them."""
+    table = grid(num_classes=[1, 4, 8], power=[1.0, 2.0]).sample(frac=1, random_state=0)
+    axes = figures.ablation_curves(table).axes[0]
+    assert curves(axes) == {
+        "$p$ = 1": ([1, 4, 8], [0.01, 0.03, 0.05]),
+        "$p$ = 2": ([1, 4, 8], [0.02, 0.04, 0.06]),
+    }
+    axes = figures.ablation_curves(table, x="power").axes[0]
+    assert curves(axes)["$N_C$ = 4"] == ([1, 2], [0.03, 0.04])
+    assert axes.get_xlabel().startswith("$p$") and axes.get_xscale() == "linear"
+    table = grid(num_classes=[1, 8], layer=["a_b", "c"], rerank=[0, 100])
+    assert list(curves(figures.ablation_curves(table).axes[0])) == [
+        *("a_b, R = 0", "a_b, R = 100", "c, R = 0", "c, R = 100")
+    ]
+
+
+def test_names_stand_side_by_side():
+    table = grid(layer=["block5", "block6"], num_classes=[4, 8])
+    axes = figures.ablation_curves(table, x="layer").axes[0]
+    axes.figure.canvas.draw()
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    assert shown == ["block5", "block6"]
+    assert curves(axes)["$N_C$ = 8"][1] == [0.02, 0.04]
+
+
+def test_a_number_from_zero_on_has_a_plain_axis():
+    axes = figures.ablation_curves(grid(rerank=[0, 10, 100]), x="rerank").axes[0]
+    assert axes.get_xscale() == "linear"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "10", "100"]
+
+
+def test_what_follows_from_the_lines_is_not_in_their_names():
+    """A lowered D, as few whitening vectors support no more."""
+    table = grid(num_classes=[1, 4], num_whitening_classes=[1, 16])
+    lowered = table["num_whitening_classes"].map({1: 67, 16: 512})
+    table = table.assign(dimensions=lowered, whitening="other photos")
+    for part in (table, table.assign(whitening=lowered.astype(str))):
+        names = list(curves(figures.ablation_curves(part).axes[0]))
+        assert names == ["$N_{pca}$ = 1", "$N_{pca}$ = 16"]
+    table = grid(num_classes=[1, 4], dimensions=[67, 512])
+    names = list(curves(figures.ablation_curves(table).axes[0]))
+    assert names == ["$D$ = 67", "$D$ = 512"]
+
+
+def test_a_panel_may_lack_a_line():
+    table = grid(num_classes=[1, 4], num_whitening_classes=[1, 16])
+    other = table[table["num_whitening_classes"] == 16].assign(aggregation="offline")
+    first, second = figures.ablation_curves(pd.concat([table, other])).axes
+    assert len(curves(first)) == 2 and list(curves(second)) == ["$N_{pca}$ = 16"]
+    lines = [{x.get_label(): x.get_color() for x in a.lines} for a in (first, second)]
+    assert lines[0] == lines[1]
+
+
+def test_two_values_of_one_point_are_refused_and_the_difference_is_named():
+    table = grid(num_classes=[1, 4], seed=[0, 1])
+    with pytest.raises(ValueError, match="4 rows .* differ in seed: draw a part"):
+        figures.ablation_curves(table)
+    with pytest.raises(ValueError, match="differ in nothing but mAP"):
+        figures.ablation_curves(table.drop(columns="seed"))
+    # The same value twice is one point: notebook 3 has it for an N_pca of 1.
+    table = grid(num_classes=[1, 4])
+    axes = figures.ablation_curves(pd.concat([table, table])).axes[0]
+    assert curves(axes) == {"$N_{pca}$ = 16": ([1, 4], [0.01, 0.02])}
+
+
+def test_a_legend_of_many_long_names_stays_inside_the_page():
+    layers = [f"block{n}b_expand_relu" for n in range(4, 8)]
+    table = grid(num_classes=[1, 8], layer=layers, power=[1.0, 2.0])
+    fig = figures.ablation_curves(table)
+    fig.canvas.draw()
+    box = fig.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= fig.bbox.x1 and box.y0 >= 0
+    assert fig.axes[0].get_window_extent().height > 60
+
+
 @pytest.mark.parametrize("kinds", [["online"], ["offline", "online"]])
 def test_a_long_legend_stays_inside_the_page(kinds):
     ours = pd.DataFrame({"num_whitening_classes": [1, 16, 32, 48, 64], "mAP": 0.5})

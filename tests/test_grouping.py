@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cwr_utils import grouping
 from cwr_utils.arrays import l2_normalize
-from cwr_utils.grouping import BITS, GroupedIndex, Groups, dequantize, quantize
+from cwr_utils.grouping import GroupedIndex, Groups, dequantize, quantize
+from cwr_utils.names import BITS
 from cwr_utils.retrieval import Collection, Method
 from cwr_utils.store import ArraySpec, JoinedStore, Store, StoreError
 from cwr_utils.whitening import fit

@@ -359,15 +359,21 @@ def test_without_kerashub_its_extra_is_named(monkeypatch):
         networks.load("hub:resnet_50_imagenet")
 
 
-def test_a_folder_is_a_place_for_notebooks(tmp_path):
-    folder = tmp_path / "preset"
+def test_a_folder_is_a_place_for_notebooks(tmp_path, monkeypatch):
+    folder, name = tmp_path / "preset", "hub:resnet_50_imagenet"
     folder.mkdir()
-    assert source.network(f"hub:{folder}") == f"hub:{folder}"
-    assert source.network("hub:resnet_50_imagenet") == "hub:resnet_50_imagenet"
-    assert source.is_place("network", f"hub:{folder}")
-    assert not source.is_place("network", "hub:resnet_50_imagenet")
-    assert record._shown("network", f"hub:{folder}") == "preset"
-    assert str(tmp_path) not in record.run_name({"network": f"hub:{folder}"})
+    monkeypatch.chdir(tmp_path)
+    assert source.located("network", "hub:preset") == f"hub:{folder}"
+    assert source.located("network", "hub:tmp", "/") == "hub:/tmp"
+    assert source.located("network", name) == name
+    assert not source.is_path("network", name)
+    both = f"hub:{folder} + {name}"
+    assert source.is_path("network", both)
+    assert source.located("network", f"hub:preset + {name}") == both
+    assert record._shown("network", both) == f"preset + {name}"
+    called = record.run_name({"network": both})
+    assert str(tmp_path) not in called
+    assert "preset-" in called and "resnet_50" in called
 
 
 # A checkpoint of timm

@@ -139,6 +139,8 @@ def test_files_that_hold_no_model(tmp_path):
     made = model()
     made.save_weights(tmp_path / "w.weights.h5")
     made.save(tmp_path / "whole.h5")
+    whole = (tmp_path / "whole.h5").read_bytes()
+    (tmp_path / "short.h5").write_bytes(whole[: len(whole) // 2])
     with h5py.File(tmp_path / "whole.h5", "a") as file:
         del file.attrs["model_config"]
     (tmp_path / "cut.keras").write_bytes(b"PK no zip")
@@ -148,6 +150,7 @@ def test_files_that_hold_no_model(tmp_path):
         ("whole.h5", "has weights and no model"),
         ("cut.keras", "cannot be loaded: it is damaged"),
         ("cut.h5", "cannot be loaded: it is damaged"),
+        ("short.h5", "cannot be loaded: it is damaged"),
         ("none.keras", "there is no weight file"),
     ]:
         with pytest.raises(networks.WeightsError, match=message):
@@ -254,6 +257,7 @@ def test_notebooks_take_a_file(tmp_path, monkeypatch):
         "whitening_dataset": str(tmp_path / "other"),
         "network": str(tmp_path / "pets.keras"),
         "cache_dir": str(tmp_path / "cache"),
+        "dimensions": 8,
     }
     experiment = workbench.Loader().experiment(parameters)
     assert experiment.setup.network.name == "pets.keras"

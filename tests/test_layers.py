@@ -15,6 +15,7 @@ ROWS = {
     "arrays": 0,
     "files": 0,
     "identity": 0,
+    "names": 0,
     "pickles": 0,
     "protocol": 0,
     "backend": 0,
@@ -39,9 +40,9 @@ ROWS = {
     "explain": 5,
     "flag_costs": 5,
     "inspection": 5,
-    "search": 5,
     "runs": 6,
     "widgets": 6,
+    "search": 7,
     "__main__": 7,
 }
 # Neighbours in a row that may know each other, one way.
@@ -58,6 +59,7 @@ KERAS = {"backend", "networks"}
 BACKENDS = {"tensorflow", "torch", "jax", "jaxlib"}
 # Importable at once, without a deep-learning library.
 LIGHT = ["cwr_utils", "cwr_utils.datasets", "cwr_utils.images", "cwr_utils.evaluation"]
+LIGHT += ["cwr_utils.runs", "cwr_utils.retrieval", "cwr_utils.__main__"]
 
 
 def room(path):

@@ -11,7 +11,7 @@ from cwr_utils import aggregation, ranking, rerankers, retrieval
 from cwr_utils import evaluation as evaluation_module
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import ImageMaps, extract, extract_queries
-from cwr_utils.pooling import GLOBAL_POOLINGS
+from cwr_utils.names import GLOBAL_POOLINGS
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.store import JoinedStore, Store, StoreError
 from cwr_utils.whitening import WhiteningError

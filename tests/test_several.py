@@ -196,7 +196,7 @@ def test_texts_that_cannot_be_paired_are_refused():
         together(network="a + b + c", resize="1x1 + 2x2")
 
 
-def test_parameters_name_several(monkeypatch, tmp_path):
+def test_parameters_name_several(monkeypatch, tmp_path, planted, others):
     made = []
 
     def load(name, weights, seed, precision):
@@ -204,9 +204,10 @@ def test_parameters_name_several(monkeypatch, tmp_path):
         return tiny.network(seed=len(made), name=name)
 
     monkeypatch.setattr(networks, "load", load)
-    monkeypatch.setattr(workbench, "load_data", lambda *args: ("data", "training"))
+    monkeypatch.setattr(workbench, "load_data", lambda *args: (planted, others))
     given = {"network": "first + second", "resize": "64x48 + 96x72"}
     given |= {"weights": "imagenet + none", "cache_dir": str(tmp_path), "seed": 3}
+    given |= {"dimensions": 8}
     parameters = source.complete("04_evaluate_and_rerank", given)
     experiment = workbench.Loader().experiment(parameters)
     setups = [part.setup for part in experiment.parts]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,9 @@ PLAN = {
     "parameters": {"rerank": 7},
     "grid": {"power": [1.0, 2.0]},
 }
+
+
+PLAIN = {"query_expansion": 0, "rerank": 0}
 
 
 @pytest.fixture
@@ -94,14 +98,15 @@ def test_figure_4_has_10_cells_of_a_curve():
 def test_rows_and_points_of_a_curve_are_methods_of_every_cell(tmp_path):
     rows = [{"aggregation": "sum", "dimensions": 0}, {"aggregation": "offline"}]
     plan = {"notebooks": [TABLE], "rows": rows, "curve": {"num_classes": [1, 2]}}
+    plan["parameters"] = {}
     both = sweeps.Sweep.read(write_plan(tmp_path, **plan)).cells
     assert list(both) == ["power-1.0", "power-2.0"]
     for cell in both.values():
         assert cell["rows"] == [
-            {"aggregation": "sum", "dimensions": 0, "num_classes": 1},
-            {"aggregation": "sum", "dimensions": 0, "num_classes": 2},
-            {"aggregation": "offline", "num_classes": 1},
-            {"aggregation": "offline", "num_classes": 2},
+            {**PLAIN, "aggregation": "sum", "dimensions": 0, "num_classes": 1},
+            {**PLAIN, "aggregation": "sum", "dimensions": 0, "num_classes": 2},
+            {**PLAIN, "aggregation": "offline", "num_classes": 1},
+            {**PLAIN, "aggregation": "offline", "num_classes": 2},
         ]
     alone = write_plan(tmp_path, **plan, grid=...)
     assert list(sweeps.Sweep.read(alone).cells) == ["default"]
@@ -115,6 +120,40 @@ def test_rows_and_points_of_a_curve_are_methods_of_every_cell(tmp_path):
     plan["parameters"] = {"dimensions": 4}
     cells = sweeps.Sweep.read(write_plan(tmp_path, **plan), {"dimensions": 5}).cells
     assert cells["power-1.0"]["dimensions"] == 5
+
+
+def test_nothing_is_measured_unasked(tmp_path):
+    """The notebook's own defaults are those of the demo's ladder."""
+    read, plan = sweeps.Sweep.read, {"notebooks": [TABLE], "parameters": {}}
+    cells = read(write_plan(tmp_path, **plan)).cells
+    assert [cell["rows"] for cell in cells.values()] == [[PLAIN]] * 2
+    (method,) = source.methods(source.complete(TABLE, cells["power-1.0"]))
+    assert method.label == "OnA, 8 classes by rank"
+    asked = read(write_plan(tmp_path, **plan), {"rerank": 5}).cells["power-1.0"]
+    assert asked["rows"] == [{"query_expansion": 0}] and asked["rerank"] == 5
+    plan |= {"cells": [{"rerank": 3}, {"num_classes": 2}], "grid": ...}
+    rows = [cell["rows"] for cell in read(write_plan(tmp_path, **plan)).cells.values()]
+    assert rows == [[{"query_expansion": 0}], [PLAIN]]
+    plan |= {"cells": ..., "rows": [{"query_expansion": 2}, {}]}
+    (cell,) = read(write_plan(tmp_path, **plan)).cells.values()
+    assert cell["rows"] == [{"query_expansion": 2, "rerank": 0}, PLAIN]
+
+
+def test_paths_in_a_file_start_from_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "plans").mkdir()
+    given = {"dataset": "../photos", "whitening_dataset": "street"}
+    cells = [{"cache_dir": "/c"}, {"cache_dir": "c"}]
+    plan = write_plan(tmp_path / "plans", parameters=given, grid=..., cells=cells)
+    monkeypatch.chdir(tmp_path)
+    for path in (plan, plan.relative_to(tmp_path)):
+        first, second = sweeps.Sweep.read(path).cells.values()
+        assert first["dataset"] == second["dataset"] == str(tmp_path / "photos")
+        assert first["whitening_dataset"] == "street"
+        assert (first["cache_dir"], second["cache_dir"]) == (
+            "/c",
+            str(tmp_path / "plans/c"),
+        )
+    assert list(sweeps.Sweep.read(plan).cells) == ["cache_dir--c", "cache_dir-c"]
 
 
 def test_a_file_of_nothing_but_brackets_is_refused(tmp_path):
@@ -139,8 +178,8 @@ def test_cell_names_are_file_names_and_differ(tmp_path):
     grid = {
         "network": ["keras:ResNet50", "efficientnet-lite0"],
         "feature_layer": [None, "block/expand relu"],
-        "resize": ["shorter:720", "../../etc"],
-        "rerank": [1, -1],
+        "resize": ["shorter:720", "native"],
+        "whitening_dataset": ["a/../b", "../../etc"],
     }
     names = list(sweeps.Sweep.read(write_plan(tmp_path, grid=grid)).cells)
     assert len(set(names)) == 16
@@ -149,7 +188,9 @@ def test_cell_names_are_file_names_and_differ(tmp_path):
             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
         )
         assert not name.startswith(".")
-    assert names[0] == "network-keras-ResNet50_resize-shorter-720_rerank-1"
+    assert names[0] == (
+        "network-keras-ResNet50_resize-shorter-720_whitening_dataset-a-..-b"
+    )
 
 
 def test_a_sweep_of_one_cell_has_a_name_too(tmp_path):
@@ -202,6 +243,14 @@ def test_a_sweep_of_one_cell_has_a_name_too(tmp_path):
             "curve.num_classes: 2 is",
         ),
         ({"jobs": 0}, "jobs: 0 is less than the minimum of 1"),
+        ({"grid": {"aggregation": ["onlin"]}}, "`onlin`: did you mean online?"),
+        ({"parameters": {"protocol": "papers"}}, "`papers`: did you mean paper?"),
+        ({"parameters": {"resize": "640"}}, "A resize policy is .*; got '640'"),
+        ({"parameters": {"limit": -1}}, "`limit` must be at least 0; got -1"),
+        (
+            {"notebooks": [TABLE], "rows": [{"num_classes": 0}]},
+            "`num_classes` must be at least 1; got 0",
+        ),
         ({"jobs": "two"}, "jobs: 'two' is not of type 'integer'"),
     ],
 )
@@ -220,8 +269,10 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"plan\.yaml: .*No such"):
+    with pytest.raises(RunError, match=rf"no file {tmp_path}/plan\.yaml\. In .*known"):
         sweeps.Sweep.read(tmp_path / "plan.yaml")
+    with pytest.raises(RunError, match=rf"no file {tmp_path}/fig5\.yml.*mean fig5[?]"):
+        sweeps.Sweep.read(tmp_path / "fig5.yml")
 
 
 # Sweeps
@@ -238,8 +289,8 @@ def test_a_sweep_runs_its_notebooks_cell_by_cell_and_joins_the_tables(world):
     for _, parameters in world.runs[2:]:
         assert parameters["rerank"] == 7
         place = f"runs/plan/power-{parameters['power']}"
-        assert parameters["results_dir"] == f"../results/{place}"
-        assert parameters["figures_dir"] == f"../figures/{place}"
+        assert parameters["results_dir"] == str(world.root / "results" / place)
+        assert parameters["figures_dir"] == str(world.root / "figures" / place)
     joined = pd.read_csv(world.root / "results/runs/plan/metrics.csv")
     assert joined["cell"].tolist() == ["power-1.0"] * 2 + ["power-2.0"] * 2
     assert joined["mAP"].tolist() == [0.5, 0.75] * 2
@@ -313,9 +364,8 @@ def test_cells_that_differ_only_in_the_method_share_one_extraction(world):
     assert world.cells[2:] == [(1.0, TABLE)] * 3 + [(2.0, TABLE)] * 3
     folders = {parameters["results_dir"] for _, parameters in world.runs[:2]}
     assert len(folders) == 2
-    assert all(
-        f.startswith("../results/runs/extraction/monuments-tiny") for f in folders
-    )
+    start = str(world.root / "results/runs/extraction/monuments-tiny")
+    assert all(folder.startswith(start) for folder in folders)
 
 
 def test_extraction_runs_again_only_where_a_store_is_gone(world):
@@ -435,12 +485,12 @@ def test_overrides_reach_all_cells(world):
 
 
 def test_what_a_listed_cell_has_of_its_own_is_not_overridden(world):
-    cells = [{"aggregation": "sum"}, {"aggregation": "sum", "rerank": 0}]
+    cells = [{"aggregation": "theme"}, {"aggregation": "theme", "rerank": 0}]
     file = write_plan(world.root, cells=cells, grid=...)
     sweeps.run_sweep(file, {"rerank": 3, "power": 1.0})
     assert [parameters["rerank"] for _, parameters in world.runs[1:]] == [3, 0]
     with pytest.raises(RunError, match="each cell has its own aggregation"):
-        sweeps.run_sweep(file, {"aggregation": "max"})
+        sweeps.run_sweep(file, {"aggregation": "online"})
 
 
 def test_a_sweep_can_be_put_into_another_folder(world):
@@ -449,10 +499,10 @@ def test_a_sweep_can_be_put_into_another_folder(world):
     assert len(pd.read_csv(world.root / "results/runs/paper/x/one/metrics.csv")) == 4
     extraction, _, cell, _ = (parameters for _, parameters in world.runs)
     place = "runs/paper/x"
-    assert extraction["results_dir"].startswith(f"../results/{place}/extraction/")
-    assert extraction["figures_dir"].startswith(f"../figures/{place}/extraction/")
-    assert cell["results_dir"] == f"../results/{place}/one/power-1.0"
-    assert cell["figures_dir"] == f"../figures/{place}/one/power-1.0"
+    for part in ("results", "figures"):
+        folder = world.root / part / place
+        assert extraction[f"{part}_dir"].startswith(f"{folder}/extraction/")
+        assert cell[f"{part}_dir"] == str(folder / "one/power-1.0")
     assert command.main(["sweep", str(file), "--root", "paper/y"]) == 0
     assert (world.root / "results/runs/paper/y/plan/metrics.csv").exists()
 
@@ -560,10 +610,18 @@ def test_the_command_line_runs_sweeps(world, capsys):
     file = str(write_plan(world.root))
     assert command.main(["sweep", file, "-p", "seed=3"]) == 0
     assert {parameters["seed"] for _, parameters in world.runs} == {3}
-    assert capsys.readouterr().out == "all cells are done\n"
+    out = capsys.readouterr().out
+    assert out.startswith("\ngenerated patterns\nwhitening: other photos\n\n")
+    assert len(re.findall(r"power-[12]\.0 +OnA, 4 classes 256 0\.750", out)) == 2
+    assert re.search(
+        r"\n\d+ s\nall rows: results/runs/plan/metrics.csv\n"
+        "a folder a cell: results/runs/plan\nfigures: figures/runs/plan\n"
+        "all cells are done\n$",
+        out,
+    )
     world.fails[EXTRACT, 2.0] = RunError("02 failed: no memory")
     assert command.main(["sweep", file, "-p", "seed=4"]) == 1
-    assert capsys.readouterr().out == "power-2.0: 02 failed: no memory\n"
+    assert capsys.readouterr().out.endswith("\npower-2.0: 02 failed: no memory\n")
 
 
 def test_ctrl_c_says_how_to_go_on(world, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,8 +62,14 @@ def load(name: str, data_root: str | Path = "data", **options: object) -> Datase
         return _SOURCES[name](data_root=data_root, **options)
     if Path(name).is_dir():
         return folder.load(name, **options)  # pyright: ignore[reportArgumentType]
+    place = Path(name).absolute()
+    beside = place.parent.iterdir() if place.parent.is_dir() else ()
+    known = [*_SOURCES, *(path.name for path in beside if path.is_dir())]
+    close = difflib.get_close_matches(place.name, known, 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
     raise DatasetError(
-        f"{name!r} is neither a folder nor one of {', '.join(_SOURCES)}."
+        f"There is no folder {place}, and {place.name!r} is none of the data sets "
+        f"{', '.join(_SOURCES)}.{hint}"
     )
 
 

@@ -18,6 +18,7 @@ from cwr_utils.images import (
     resize_image,
     scale_image,
 )
+from cwr_utils.names import GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.networks import compile_options, top_classes
 from cwr_utils.store import ArraySpec, Store
 
@@ -220,8 +221,8 @@ def array_specs(setup: Setup, regions: int) -> dict[str, ArraySpec]:
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),
         "empty_cams": ArraySpec((), "int32"),
-        "globals": ArraySpec((len(pooling.GLOBAL_POOLINGS), channels), dtype),
-        "regions": ArraySpec((len(pooling.REGION_POOLINGS), regions, channels), dtype),
+        "globals": ArraySpec((len(GLOBAL_POOLINGS), channels), dtype),
+        "regions": ArraySpec((len(REGION_POOLINGS), regions, channels), dtype),
         **by_region,
         "class_vectors": ArraySpec((kept, channels), dtype, by_row=True),
     }

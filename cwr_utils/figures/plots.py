@@ -1,6 +1,7 @@
 """Figures of numbers: tables of methods, ablations, AP, spectra, similarities."""
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,10 +32,29 @@ from cwr_utils.figures.style import (
 )
 from cwr_utils.figures.text import fit_line, plain_text, text_width
 
-_AXES = {
-    "num_classes": "$N_C$, classes in a descriptor",
-    "dimensions": "$D$, dimensions after whitening",
+# What a grid may vary: as lines are called, and along an axis.
+_PARAMETERS = {
+    "num_whitening_classes": ("$N_{pca}$", "$N_{pca}$, classes of a whitening photo"),
+    "num_classes": ("$N_C$", "$N_C$, classes in a descriptor"),
+    "dimensions": ("$D$", "$D$, dimensions after whitening"),
+    "network": ("", "network"),
+    "layer": ("", "layer"),
+    "resize": ("", "size of the photo"),
+    "precision": ("", "precision"),
+    "power": ("$p$", "$p$, exponent of the class vectors"),
+    "protocol": ("", "protocol"),
+    "query_expansion": ("QE", "QE, photos that expand the query"),
+    "rerank": ("R", "R, photos that are re-ranked"),
+    "rerank_classes": ("box classes", "classes that describe a box"),
+    "whitening_exponent": ("exponent", "exponent of the whitening"),
+    "shrinkage": ("shrinkage", "shrinkage of the whitening"),
+    "class_weighting": ("weights", "weights of the classes"),
+    "dataset": ("", "data set"),
+    "whitening": ("whitened on", "photos of the whitening"),
 }
+# Those that a sweep may lower or name by itself.
+_CONSEQUENCES = ("dimensions", "whitening")
+_RESULTS = ("mAP", "slug", "identity", "setting", "method", "note", "cell", "seconds")
 _AGGREGATIONS = {
     "offline": "Offline aggregation (OfA)",
     "online": "Online aggregation (OnA)",
@@ -195,60 +215,133 @@ def ablation_curves(
     published: pd.DataFrame | None = None,
     label: str = "paper",
 ) -> Figure:
-    """Draw mAP against N_C: a line an N_pca, a panel an aggregation (Fig. 4).
+    """Draw mAP against a parameter: a panel an aggregation, a line all others (Fig. 4).
 
     Args:
-        table: columns `aggregation`, `num_whitening_classes`, `mAP` and `x`.
-        x: what to draw mAP against, "num_classes" (N_C) or "dimensions" (D).
-        published: points of others with these columns, drawn hollow, in the colour of
-            their N_pca; grey where the table does not have that one.
+        table: columns `aggregation`, `mAP`, `x` and those of the other parameters that
+            vary, as in the metrics.csv of a sweep.
+        x: what to draw mAP against: "num_classes" (N_C), "dimensions" (D) or any other
+            parameter; names stand side by side, numbers on an axis.
+        published: points of others with these columns and `num_whitening_classes`,
+            drawn hollow, in the colour of their N_pca; grey where no line is of that
+            one alone.
         label: what the legend calls them.
 
     Raises:
-        ValueError: if a column is missing, `x` unknown or the table empty.
+        ValueError: if a column is missing, `x` no parameter, the table empty, or two
+            values stand for one point; says what differs between them.
     """
-    if x not in _AXES:
-        raise ValueError(f"`x` must be one of {', '.join(_AXES)}; got {x!r}.")
-    check_columns(table, ("aggregation", "num_whitening_classes", "mAP", x))
-    kinds = list(dict.fromkeys(table["aggregation"]))
-    if not kinds:
+    if x not in _PARAMETERS:
+        known = ", ".join(_PARAMETERS)
+        raise ValueError(f"`x` must be one of {known}; got {x!r}.")
+    check_columns(table, ("aggregation", "mAP", x))
+    if table.empty:
         raise ValueError("`table` has no rows: there is no curve to draw.")
-    fig, panels = chart(0.8 + 1.45 * len(kinds), panels=len(kinds), share=True)
-    counts = sorted(table["num_whitening_classes"].unique())
-    places = sorted(table[x].unique())
-    if len(places) > 8:  # their names would run into each other
-        places = [place for place in places if not place & (place - 1)]
+    keys = _line_keys(table, x)
+    table = table.drop_duplicates(["aggregation", x, *keys, "mAP"])
+    _refuse_repeated(table, ["aggregation", x, *keys])
+    lines = dict(_lines(table, keys))
+    styles = {label: line_style(number) for number, label in enumerate(lines)}
+    kinds = list(dict.fromkeys(table["aggregation"]))
+    handles = len(lines) + (published is not None)
+    names = (re.sub("[${}_]", "", name) for name in (*lines, label))
+    widest = max(text_width(name, 6.5) for name in names)
+    columns = max(1, min(handles, int(COLUMN / (widest + 0.55))))
+    legend = 0.13 * max(0, -(-handles // columns) - 2)
+    height = 0.8 + 1.45 * len(kinds) + legend
+    fig, panels = chart(height, panels=len(kinds), share=True)
     for axes, kind in zip(panels, kinds, strict=True):
-        mine = table[table["aggregation"] == kind]
-        for number, count in enumerate(counts):
-            line = mine[mine["num_whitening_classes"] == count].sort_values(x)
-            style = line_style(number) | {"label": f"$N_{{pca}}$ = {count}"}
-            axes.plot(line[x], line["mAP"], **style)
+        for name, part in lines.items():
+            line = part[part["aggregation"] == kind].sort_values(x)
+            axes.plot(line[x], line["mAP"], **styles[name], label=name)
         if published is not None:
             theirs = published[published["aggregation"] == kind]
-            colours = [
-                COLOURS[counts.index(count) % len(COLOURS)] if count in counts else GREY
-                for count in theirs["num_whitening_classes"]
-            ]
+            counts = theirs["num_whitening_classes"]
+            names = [_line_name({counts.name: count}) for count in counts]
+            colours = [styles[n]["color"] if n in styles else GREY for n in names]
             style = {"marker": "D", "s": 26, "linewidths": 1.1, "zorder": 3}
             style |= {"facecolors": "none", "edgecolors": colours}
             axes.scatter(theirs[x], theirs["mAP"], **style)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(places, [str(place) for place in places])
-        axes.set_xlim(min(places) / 1.2, max(places) * 1.2)
-        axes.minorticks_off()
-        axes.set(xlabel=_AXES[x], ylabel="mAP")
+        axes.set(xlabel=_PARAMETERS[x][1], ylabel="mAP")
         axes.set_title(plain_text(_AGGREGATIONS.get(kind, kind)))
         axes.label_outer()
-    handles, labels = panels[0].get_legend_handles_labels()
+    _scale_axis(list(panels), table[x])
+    shown, names = panels[0].get_legend_handles_labels()
     if published is not None:
         style = {"facecolors": "none", "edgecolors": BLACK}
-        handles.append(panels[0].scatter([], [], marker="D", s=26, **style))
-        labels.append(plain_text(label))
-    rows = -(-len(handles) // int(fig.get_size_inches()[0] / 1.1))
-    columns = -(-len(handles) // rows)
-    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
+        shown.append(panels[0].scatter([], [], marker="D", s=26, **style))
+        names.append(plain_text(label))
+    fig.legend(shown, names, loc="outside lower center", ncols=columns)
     return fig
+
+
+def _line_keys(table: pd.DataFrame, x: str) -> list[str]:
+    """Parameters by which the lines of a table are told apart: those that vary."""
+    varied = [
+        name
+        for name in _PARAMETERS
+        if name in table and name != x and _varies(table, ["aggregation", x], name)
+    ]
+    for name in _CONSEQUENCES:
+        others = [other for other in varied if other != name]
+        if name in varied and others and not _varies(table, others, name):
+            varied = others
+    usual = "num_whitening_classes"
+    return varied or ([usual] if usual in table and usual != x else [])
+
+
+def _varies(table: pd.DataFrame, within: Sequence[str], name: str) -> bool:
+    groups = table.groupby(list(within), dropna=False)[name]
+    return bool((groups.nunique(dropna=False) > 1).any())
+
+
+def _refuse_repeated(table: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse two values for one point: a line would go up and down through both."""
+    twice = table[table.duplicated(list(keys), keep=False)]
+    if len(twice):
+        others = [n for n in twice if n not in keys and not n.startswith(_RESULTS)]
+        differ = [n for n in others if _varies(twice, keys, n)]
+        raise ValueError(
+            f"{len(twice)} rows of `table` share a point with another row; they differ "
+            f"in {', '.join(differ) or 'nothing but mAP'}: draw a part of the table."
+        )
+
+
+def _lines(
+    table: pd.DataFrame, keys: Sequence[str]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Label and rows of each line, in the order of its values."""
+    if not keys:
+        yield "mAP", table
+        return
+    for values, part in table.groupby(list(keys), dropna=False):
+        yield _line_name(dict(zip(keys, values, strict=True))), part
+
+
+def _line_name(values: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in values.items():
+        shown = f"{value:g}" if isinstance(value, float) else plain_text(value)
+        symbol = _PARAMETERS[name][0]
+        parts.append(f"{symbol} = {shown}" if symbol else shown)
+    return ", ".join(parts)
+
+
+def _scale_axis(panels: Sequence[Axes], values: pd.Series) -> None:
+    """Numbers over a wide range on a logarithmic axis, with a tick for each value."""
+    if not pd.api.types.is_numeric_dtype(values):
+        return
+    places = sorted(values.unique())
+    wide = places[0] > 0 and places[-1] >= 8 * places[0]
+    if len(places) > 8:  # their names would run into each other
+        places = [n for n in places if n == int(n) and not int(n) & (int(n) - 1)]
+    for axes in panels:
+        if wide:
+            axes.set_xscale("log", base=2)
+            axes.set_xlim(values.min() / 1.2, values.max() * 1.2)
+        if wide or len(places) == values.nunique():
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
 
 
 @two_sizes

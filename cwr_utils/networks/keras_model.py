@@ -51,6 +51,7 @@ def load(
     Args:
         name: path of a ``.keras`` file, or of an ``.h5`` file of a whole model. Nothing
             in it is run: models with Python code inside (Lambda layers) are refused.
+            Prefer ``.keras``: HDF5 may read a damaged ``.h5`` for ever.
         weights: "imagenet" for those in the file, None for random ones, or the path of
             a weight file of this model.
         seed: of the random weights.
@@ -208,13 +209,10 @@ def _read_beside(path: Path) -> dict[str, Any]:
 
 def _read_model(path: Path) -> keras.Model:
     """Load a whole model without running anything that it brings along."""
-    if path.suffix != ".keras" and not _has_model(path):
-        raise WeightsError(
-            f"{path} has weights and no model: give the name of a network, and this "
-            "file as `weights`; or save the whole model, model.save('my.keras')"
-        )
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        whole = path.suffix == ".keras" or _has_model(path)
+        if whole:
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras and h5py raise many kinds
         raise WeightsError(
             f"{path} cannot be loaded: it is damaged, or has layers that Keras does "
@@ -222,3 +220,7 @@ def _read_model(path: Path) -> keras.Model:
             "thing that works, if you trust it: networks.from_keras(model) with a "
             f"model that you loaded yourself. Keras says: {str(error)[:500]}"
         ) from error
+    raise WeightsError(
+        f"{path} has weights and no model: give the name of a network, and this "
+        "file as `weights`; or save the whole model, model.save('my.keras')"
+    )

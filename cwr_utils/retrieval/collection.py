@@ -174,9 +174,18 @@ class Collection:
 
     def ask_photo(self, query: Query, photo: np.ndarray, sha256: str) -> "Collection":
         """Put one query that is in no store, see `extraction.describe_query`."""
-        members = (self, *self.also)
-        stores = [describe_query(c.describer, query, photo, sha256) for c in members]
-        return self.ask([query], *stores)
+        return self.ask_photos([(query, photo, sha256)])
+
+    def ask_photos(
+        self, asked: Sequence[tuple[Query, np.ndarray, str]]
+    ) -> "Collection":
+        """Put queries that are in no store; each comes with its photo and its hash."""
+        stores = []
+        for member in (self, *self.also):
+            alone = [describe_query(member.describer, *query) for query in asked]
+            described = {n: c for store in alone for n, c in store.hashes.items()}
+            stores.append(JoinedStore(alone, described))
+        return self.ask([query for query, *_ in asked], *stores)
 
     def under(self, protocol: Protocol) -> "Collection":
         """The same under all flags of a protocol; what they leave as it is is shared.
@@ -343,9 +352,9 @@ class Collection:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`_descriptors` by `setup` alone; classes that many queries have cost less."""
         if not method.by_class:
-            name, fitted = method.aggregation, self.whitening(method)
-            database = baseline(self.database, name, fitted)
-            vectors = baseline(self.queries, name, fitted)
+            database = self.spaces.baseline(method)
+            fitted = self.whitening(method)
+            vectors = baseline(self.queries, method.aggregation, fitted)
             yield from ((vectors[query], database) for query in queries)
             return
         space = self.space(method)

@@ -3,16 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cwr_utils.aggregation import CLASS_WEIGHTINGS
-from cwr_utils.grouping import BITS, Groups
-from cwr_utils.pooling import GLOBAL_POOLINGS, REGION_POOLINGS
+from cwr_utils.names import BITS, CLASS_WEIGHTINGS, GLOBAL_POOLINGS, REGION_POOLINGS
 from cwr_utils.rerankers import Chain
-from cwr_utils.reranking import Match
 from cwr_utils.whitening import check_scaling
+
+if TYPE_CHECKING:
+    from cwr_utils.reranking import Match
 
 CLASS_AGGREGATIONS = ("offline", "online", "theme", "regional", "grouped")
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
@@ -54,7 +54,7 @@ class Method:
             `rerankers.Chain.parse`; they rank where cosine similarity would, before
             re-ranking by CAM boxes and with the expanded query. None is none.
         groups: G, classes that a photo keeps ("grouped" only, see `grouping`).
-        bits: of a component of what it keeps, one of `grouping.BITS`; 16 is float16.
+        bits: of a component of what it keeps, one of `names.BITS`; 16 is float16.
 
     A network with fewer classes than one of these numbers uses all that it has.
     """
@@ -139,11 +139,6 @@ class Method:
         return known
 
     @property
-    def kept(self) -> Groups:
-        """What each photo keeps of its classes, if it is "grouped"."""
-        return Groups(self.groups, self.bits)
-
-    @property
     def trained_on(self) -> tuple[str, int]:
         """Kind of the vectors that its whitening is fitted on, and N_pca."""
         if self.by_class:
@@ -223,7 +218,7 @@ class Result:
     method: Method
     rankings: dict[str, list[str]]
     scores: dict[str, np.ndarray]
-    matches: dict[str, dict[str, Match]]
+    matches: "dict[str, dict[str, Match]]"
     averaged: dict[str, list[str]] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from cwr_utils import aggregation, whitening
 from cwr_utils.aggregation import Aggregator, OnlineIndex
 from cwr_utils.arrays import Kept, l2_normalize
 from cwr_utils.grouping import GroupedIndex, Groups, derive
-from cwr_utils.pooling import GLOBAL_POOLINGS
+from cwr_utils.names import GLOBAL_POOLINGS
 from cwr_utils.retrieval.method import REGION_AGGREGATIONS, Method
 from cwr_utils.store import Store
 from cwr_utils.whitening import Whitening, WhiteningError
@@ -28,11 +28,20 @@ def pooled(
 
 
 def baseline(store: Store, name: str, fitted: Whitening | None) -> np.ndarray:
-    """(n, D) descriptors without classes, (n, K) without whitening."""
-    vectors = pooled(store, name)
-    if name in REGION_AGGREGATIONS:
-        return aggregation.regions(vectors, fitted)
-    return fitted(vectors) if fitted else l2_normalize(vectors)
+    """(n, D) descriptors without classes, (n, K) without whitening.
+
+    Memory holds the vectors of one block of the store at a time.
+    """
+    size = fitted.dimensions if fitted else store.shape("globals")[-1]
+    described = np.empty((len(store), size), np.float32)
+    for block in store.blocks:
+        rows = slice(block.start, block.stop)
+        vectors = pooled(store, name, rows)
+        if name in REGION_AGGREGATIONS:
+            described[rows] = aggregation.regions(vectors, fitted)
+        else:
+            described[rows] = fitted(vectors) if fitted else l2_normalize(vectors)
+    return described
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +126,7 @@ class Spaces:
         )
         self._index: OnlineIndex | None = None
         self._grouped = Kept(lambda key: self._grouped_index(*key))
+        self._baseline: tuple[tuple, np.ndarray] | None = None
 
     def fresh(self) -> "Spaces":
         """The same whitenings, with no descriptors computed yet."""
@@ -168,6 +178,14 @@ class Spaces:
         """
         return self._spaces[method.whitened_by, repeat_empty, method.class_weighting]
 
+    def baseline(self, method: Method) -> np.ndarray:
+        """(N, D) descriptors of the database without classes; the last are kept."""
+        key = method.aggregation, method.whitened_by
+        if self._baseline is None or self._baseline[0] != key:
+            fitted = self.fitted(method)
+            self._baseline = key, baseline(self.database, method.aggregation, fitted)
+        return self._baseline[1]
+
     def online_index(self, fitted: Whitening) -> OnlineIndex:
         """The index of a whitening; one at a time, as it holds vectors in memory."""
         if self._index is None or self._index.whitening is not fitted:
@@ -180,7 +198,7 @@ class Spaces:
         Raises:
             StoreError: if the photos' store keeps fewer classes than the method.
         """
-        return self._grouped[method.whitened_by, method.kept]
+        return self._grouped[method.whitened_by, Groups(method.groups, method.bits)]
 
     def _grouped_index(self, whitened_by: tuple, groups: Groups) -> GroupedIndex:
         fitted = self._kept[whitened_by]

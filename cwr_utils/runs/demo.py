@@ -11,7 +11,8 @@ from typing import Any
 
 from cwr_utils import datasets
 from cwr_utils.runs import notebook, record, source, tables
-from cwr_utils.runs.source import NOTEBOOKS, RunError
+from cwr_utils.runs.source import NOTEBOOKS, SWEEP_NOTEBOOKS, RunError
+from cwr_utils.runs.workbench import Loader
 
 # Notebook -> those whose files it reads. The demo runs two at a time, as a notebook
 # spends half of its time starting up, in this order: what others wait for comes first.
@@ -34,17 +35,30 @@ def run(
     parameters: Mapping[str, Any],
     executed: str | Path | None = None,
 ) -> None:
-    """Run notebooks one after another.
+    """Run notebooks one after another, and say what came out.
+
+    What can be known before is checked before the first one.
 
     Args:
         notebooks: their names.
-        parameters: for all of them, which share their folders.
+        parameters: for all of them, which share their folders; paths are absolute, as
+            `source.parse` makes them.
         executed: folder for the executed notebooks; beside the results if None.
+
+    Raises:
+        RunError: if the parameters name what is not there or cannot be, or a notebook
+            fails.
     """
-    parameters = {**parameters, **record.folders(parameters)}
-    results = source.place(parameters["results_dir"])
+    begun = time.monotonic()
+    loader = Loader()
     for name in notebooks:
-        notebook.run_notebook(name, parameters, executed or results / "executed")
+        loader.check(name, parameters)
+    parameters = {**parameters, **record.folders(parameters)}
+    executed = Path(executed or source.place(parameters["results_dir"]) / "executed")
+    for name in notebooks:
+        notebook.run_notebook(name, parameters, executed)
+    tabled = {NOTEBOOKS[4], *SWEEP_NOTEBOOKS} & {*notebooks}
+    _report(parameters, executed, begun, bool(tabled))
 
 
 def demo(limit: int = 0) -> None:
@@ -60,20 +74,19 @@ def demo(limit: int = 0) -> None:
     # Fetched here, once: two notebooks would both do it.
     datasets.load(parameters["whitening_dataset"], source.ROOT / "data")
     parameters |= record.folders(parameters)
-    results, figures = (source.place(parameters[name]) for name in source.FOLDERS)
-    tasks = {
-        n: partial(notebook.run_notebook, n, parameters, results / "executed")
-        for n in READS
-    }
+    executed = source.place(parameters["results_dir"]) / "executed"
+    tasks = {n: partial(notebook.run_notebook, n, parameters, executed) for n in READS}
     notebook.side_by_side(tasks, SIDE_BY_SIDE, "notebooks", READS)
-    table = tables.read_table(results / "metrics.json")
-    used = sorted(set(table["whitening"]) - {""})
-    print(f"\n{table['note'][0]}\nwhitening: {', '.join(used) or 'none'}\n")
-    print(tables.format_table(table).to_string(index=False))
-    print(
-        f"\n{time.monotonic() - begun:.0f} s. Tables and executed notebooks: "
-        f"{os.path.relpath(results)}   figures: {os.path.relpath(figures)}"
-    )
+    _report(parameters, executed, begun)
+
+
+def _report(
+    parameters: Mapping[str, Any], executed: Path, begun: float, tabled: bool = True
+) -> None:
+    results, figures = (source.place(parameters[name]) for name in source.FOLDERS)
+    table = tables.read_table(results / "metrics.json") if tabled else None
+    places = {"tables": results, "figures": figures, "executed notebooks": executed}
+    tables.report(table, places, begun)
 
 
 def preset() -> dict[str, Any]:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import subprocess
@@ -26,14 +25,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cwr_utils
-from cwr_utils import datasets, figures, files, identity
+from cwr_utils import figures, files, identity
 from cwr_utils.backend import keras
 from cwr_utils.datasets import Dataset
 from cwr_utils.runs import source, tables
 from cwr_utils.runs.source import RunError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn")
-_LONGEST_NAME = 120  # of a folder, in characters
 
 
 @dataclass
@@ -155,10 +153,10 @@ def folders(parameters: Mapping[str, Any], name: str = "") -> dict[str, str]:
         name: of its own folders; `run_name` if empty.
     """
     name = name or run_name(parameters)
-    return {
-        key: parameters.get(key) or f"../{key.removesuffix('_dir')}/runs/{name}"
-        for key in source.FOLDERS
+    own = {
+        key: source.ROOT / key.removesuffix("_dir") / "runs" for key in source.FOLDERS
     }
+    return {key: parameters.get(key) or str(own[key] / name) for key in source.FOLDERS}
 
 
 def run_name(parameters: Mapping[str, Any]) -> str:
@@ -174,29 +172,18 @@ def run_name(parameters: Mapping[str, Any]) -> str:
         if value == first[name] or name in ("dataset", "cache_dir", *source.FOLDERS):
             continue
         is_number = isinstance(value, int | float)
-        is_path = source.is_place(name, value) and value not in (None, "imagenet")
-        shown = (
-            f"{value:g}" if is_number else f"_{label(str(value)) if is_path else value}"
-        )
-        words.append(name + shown)
-    return file_name("-".join(words))
+        words.append(name + (f"{value:g}" if is_number else f"_{label(value, name)}"))
+    return files.file_name("-".join(words))
 
 
-def label(dataset: str) -> str:
-    """What folders call a data set: its name; of a folder also what tells it apart."""
-    if dataset in datasets.available():
-        return dataset
-    folder = source.place(dataset)
+def label(value: Any, parameter: str = "dataset") -> str:
+    """What folders call a parameter's value; a path has what tells it apart."""
+    if not source.is_path(parameter, value):
+        return str(value)
+    if parameter in source.TOGETHER and len(several := source.parts(value)) > 1:
+        return " + ".join(label(part, parameter) for part in several)
+    folder = source.place(value.removeprefix(source.PRESET))
     return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
-
-
-def file_name(text: str) -> str:
-    """A text as the name of a file, neither odd nor too long."""
-    text = re.sub(r"[^\w.-]+", "-", text)
-    if len(text) > _LONGEST_NAME:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = f"{text[: _LONGEST_NAME - 9]}-{digest}"
-    return text
 
 
 def peak_memory() -> int:
@@ -213,12 +200,15 @@ def peak_memory() -> int:
 
 def _shown(name: str, value: Any) -> Any:
     """A parameter without a path of this machine."""
-    if not source.is_place(name, value) or not value:
+    if not source.is_path(name, value):
         return value
+    if name in source.TOGETHER and " + " in value:
+        return " + ".join(_shown(name, part) for part in source.parts(value))
     if name == "network":
-        return " + ".join(Path(one).name for one in value.split(" + "))
-    inside = source.place(value).is_relative_to(source.ROOT.resolve())
-    return value if inside and not os.path.isabs(value) else Path(value).name
+        return Path(value).name
+    place, notebooks = source.place(value), source.ROOT / "notebooks"
+    inside = place.is_relative_to(source.ROOT)
+    return os.path.relpath(place, notebooks) if inside else place.name
 
 
 def _environment() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwr_utils import datasets, networks, paper
+from cwr_utils import datasets, files, networks, paper
 from cwr_utils.datasets import oxford_paris
 from cwr_utils.runs import demo, notebook, record, source, sweeps, tables, workbench
 from cwr_utils.runs.comparison import BEYOND, SWEEPS
@@ -78,13 +78,8 @@ def plan(
         )
     other, other_root, _ = _source(whitening, whitening_root)
     workbench.load_data(loader, root, other, other_root)
-    if weights and Path(weights).is_file():
-        weights = os.path.abspath(weights)
-    # A model file or a preset's folder, like data, starts from the working folder.
-    prefix, path = ("hub:", network[4:]) if network[:4] == "hub:" else ("", network)
-    in_file = os.path.isdir(path) if prefix else os.path.isfile(path)
-    if in_file:
-        network = prefix + os.path.abspath(path)
+    weights = source.located("weights", weights)
+    network = source.located("network", network)
     try:
         networks.load(network, weights)
     except ValueError as error:
@@ -102,8 +97,8 @@ def plan(
         "cap_dimensions": True,
         **({"dimensions": DIMENSIONS[network]} if network in DIMENSIONS else {}),
     }
-    shown = record.label(os.path.abspath(path)) if in_file else network
-    return Plan(record.file_name(f"{label}-{shown}{random}"), parameters)
+    shown = record.label(network, "network")
+    return Plan(files.file_name(f"{label}-{shown}{random}"), parameters)
 
 
 def run(chosen: Plan, jobs: int | None = None) -> list[str]:

@@ -1,7 +1,11 @@
 """The notebooks as they lie on disk: their parameters, and what else identifies them.
 
 A parameter has one meaning, one default and so one kind in all notebooks: a text is a
-text, whatever YAML would make of it, and a number is a number however it is written.
+text, whatever YAML would make of it, and a number is a number however it is written. A
+relative path starts where it was written: on the command line from the working folder,
+in a sweep's file from the folder of that file, in a notebook from its own folder.
+
+No deep-learning library is imported here: the command line has answers at once.
 """
 
 import ast
@@ -10,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -18,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from cwr_utils.retrieval import Method
+from cwr_utils.protocol import PRESETS
+from cwr_utils.retrieval import AGGREGATIONS, Method
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = (
@@ -38,6 +43,13 @@ FOLDERS = ("results_dir", "figures_dir")
 # Where something is: what is there counts for a run, not where.
 PLACES = ("dataset", "data_root", "whitening_dataset", "whitening_root", "weights")
 PLACES += ("cache_dir", *FOLDERS)
+# The notebooks' own folders, seen from theirs wherever they run.
+_OWN_FOLDERS = ("../data", "../cache")
+_NETWORK_FILES = (".keras", ".h5", ".hdf5")
+PRESET = "hub:"  # of KerasHub, by name or in a folder
+# Parameters that may name several things, joined by " + ", which then describe photos
+# together.
+TOGETHER = ("network", "weights", "feature_layer", "resize")
 # Texts that may be None though they have a default.
 _OPTIONAL = ("weights", "resize")
 _NOTHING = ("", "none", "None", "null")
@@ -54,6 +66,19 @@ class RunError(RuntimeError):
     """A run that cannot be made, or failed; says which one and why."""
 
 
+def notebook_name(text: str) -> str:
+    """The notebook that a person means by a name, a number or a file.
+
+    Raises:
+        RunError: if there is none.
+    """
+    name = Path(text).name.removesuffix(".ipynb")
+    if name.isdecimal():
+        numbered = {int(known[:2]): known for known in NOTEBOOKS}
+        name = numbered.get(int(name), name)
+    return path(name).stem
+
+
 def path(name: str) -> Path:
     """The file of a notebook.
 
@@ -66,38 +91,74 @@ def path(name: str) -> Path:
 
 
 def place(value: str) -> Path:
-    """The file or folder that a parameter names: paths start from notebooks/."""
-    return Path(os.path.abspath(ROOT / "notebooks" / value))
+    """The file or folder that a parameter names, seen from the working folder."""
+    return Path(_seen_from(ROOT / "notebooks" if value in _OWN_FOLDERS else "", value))
 
 
-def is_place(name: str, value: Any) -> bool:
-    """Whether a parameter's value is a file or folder: what is there counts."""
-    return name in PLACES or (
-        name == "network" and any(map(_in_file, value.split(" + ")))
-    )
+def _seen_from(start: str | Path, value: str) -> str:
+    value = os.path.expanduser(value) if value.startswith("~/") else value
+    return os.path.abspath(os.path.join(start, value))
 
 
-def network(name: str) -> str:
-    """A network's name; of a model file or a preset in a folder, where it is."""
-    if not _in_file(name):
-        return name
-    path = name.removeprefix("hub:")
-    return name.removesuffix(path) + str(place(path))
+def is_path(name: str, value: Any, start: str | Path = ".") -> bool:
+    """Whether a parameter's value has a file or a folder in it, rather than names.
+
+    Args:
+        name: of the parameter.
+        value: as it was written.
+        start: folder that a relative path is seen from.
+    """
+    if not value:
+        return False
+    if name in TOGETHER and " + " in value:
+        return any(is_path(name, part, start) for part in parts(value))
+    if name in ("dataset", "whitening_dataset"):
+        from cwr_utils import datasets  # half a second
+
+        return value not in datasets.available()
+    if name == "network":
+        folder = value.removeprefix(PRESET)
+        is_preset = folder != value and os.path.isdir(_seen_from(start, folder))
+        return is_preset or value.endswith(_NETWORK_FILES)
+    return name in PLACES and value not in ("imagenet", *_NOTHING)
 
 
-def _in_file(network: str) -> bool:
-    folder = network.removeprefix("hub:")
-    is_preset = folder != network and place(folder).is_dir()
-    return is_preset or network.endswith((".keras", ".h5", ".hdf5"))
+def located(name: str, value: Any, start: str | Path = ".") -> Any:
+    """A parameter's value; a path as what it is from every folder.
+
+    Args:
+        name: of the parameter.
+        value: as it was written.
+        start: folder that a relative path is seen from.
+    """
+    if not is_path(name, value, start):
+        return value
+    if name in TOGETHER and " + " in value:
+        return " + ".join(located(name, part, start) for part in parts(value))
+    prefix = PRESET if name == "network" and value.startswith(PRESET) else ""
+    whole = _seen_from(start, value.removeprefix(prefix))
+    own = {str(place(folder)): folder for folder in _OWN_FOLDERS}
+    return prefix + own.get(whole, whole)
+
+
+def parts(value: str) -> list[str]:
+    """What a parameter of `TOGETHER` names."""
+    return [part.strip() for part in value.split(" + ")]
 
 
 def defaults(name: str) -> dict[str, Any]:
     """Parameter -> value in the notebook's first code cell, that of the parameters."""
-    lines = ast.parse(_code(name)[0]).body
-    return {
-        line.targets[0].id: ast.literal_eval(line.value)  # pyright: ignore
-        for line in lines
-    }
+    return {parameter: value for parameter, value, _ in _parameter_lines(name)}
+
+
+def _parameter_lines(name: str) -> Iterator[tuple[str, Any, str]]:
+    """Name, value and comment of each line of the cell of the parameters."""
+    code = _code(name)[0]
+    lines = code.splitlines()
+    for line in ast.parse(code).body:
+        comment = lines[line.end_lineno - 1][line.end_col_offset :]  # pyright: ignore
+        (target,), value = line.targets, ast.literal_eval(line.value)  # pyright: ignore
+        yield target.id, value, comment.strip(" #")
 
 
 def code_sha256(name: str) -> str:
@@ -112,14 +173,26 @@ def _code(name: str) -> list[str]:
 
 def parameters() -> dict[str, Any]:
     """Every parameter that some notebook takes, and its default."""
-    return _parameters(ROOT)
+    return {name: value for name, (value, _) in _parameters(ROOT).items()}
+
+
+def meanings() -> dict[str, str]:
+    """What each parameter means: the comment beside it."""
+    return {name: meaning for name, (_, meaning) in _parameters(ROOT).items()}
+
+
+def title(name: str) -> str:
+    """The heading of a notebook, without its number."""
+    cells = json.loads(path(name).read_text(encoding="utf-8"))["cells"]
+    return cells[0]["source"][0].strip("# \n").split(". ", 1)[-1]
 
 
 @cache
-def _parameters(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in (*NOTEBOOKS, *SWEEP_NOTEBOOKS):
-        found |= defaults(name)
+def _parameters(root: Path) -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
+    for notebook in (*NOTEBOOKS, *SWEEP_NOTEBOOKS):
+        for name, value, meaning in _parameter_lines(notebook):
+            found.setdefault(name, (value, meaning))
     return found
 
 
@@ -177,7 +250,7 @@ def _read(kind: type, value: Any) -> Any:
 
 
 def parse(texts: Sequence[str]) -> dict[str, Any]:
-    """Read NAME=VALUE texts; the last of two values counts.
+    """Read NAME=VALUE texts of a command line; the last of two values counts.
 
     Raises:
         RunError: if a text has no "=", or as `typed`.
@@ -187,13 +260,78 @@ def parse(texts: Sequence[str]) -> dict[str, Any]:
         name, separator, value = text.partition("=")
         if not separator:
             raise RunError(f"{text!r} is not NAME=VALUE.")
-        found[name] = typed(name, value)
+        found[name] = located(name, typed(name, value))
     return found
+
+
+def method(namespace: Mapping[str, Any], **changes: Any) -> Method:
+    """The method of a notebook's parameters.
+
+    Args:
+        namespace: the notebook's `globals()`, or its parameters; fields that are none
+            of these keep their defaults.
+        changes: fields that are other ones.
+
+    Raises:
+        ValueError: if it cannot be.
+    """
+    given = {name: namespace[name] for name in METHOD_FIELDS if name in namespace}
+    return Method(**{**given, **changes})
+
+
+def methods(namespace: Mapping[str, Any]) -> list[Method]:
+    """One method for each of a notebook's `rows`, which may leave out fields.
+
+    Args:
+        namespace: as `method` takes it; it has what a row leaves out.
+
+    Returns:
+        The methods: one of the parameters alone where a notebook has no `rows`, none
+        where it searches nothing.
+
+    Raises:
+        ValueError: if one cannot be.
+    """
+    searches = not namespace.keys().isdisjoint(METHOD_FIELDS)
+    rows = namespace.get("rows", [{}] if searches else [])
+    return [method(namespace, **row) for row in rows]
+
+
+def check(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse parameters that are wrong whatever photos and networks there are.
+
+    Args:
+        name: of the notebook.
+        given: those that are not its defaults.
+
+    Raises:
+        RunError: as `typed`, or if there is no such protocol, size or method.
+    """
+    from cwr_utils.images import ResizePolicy  # OpenCV takes a moment
+
+    values = complete(name, given)
+    _require(values.get("protocol", "paper"), PRESETS, "There is no protocol")
+    rows = [values, *values.get("rows", [])]
+    for kind in (row["aggregation"] for row in rows if "aggregation" in row):
+        _require(kind, AGGREGATIONS, "There is no aggregation")
+    try:
+        if values["limit"] < 0:
+            raise ValueError(f"`limit` must be at least 0; got {values['limit']}.")
+        for size in parts(values.get("resize") or "native"):
+            ResizePolicy.parse(size)
+        methods(values)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """What may be meant by a name that is not known."""
+    close = difflib.get_close_matches(name, known, 1)
+    close = close or [other for other in known if name and name in other]
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}."
 
 
 def _require(name: Any, known: Collection[str], wrong: str) -> None:
     """Refuse a name that is not known, and say what may be meant."""
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}."
-        raise RunError(f"{wrong} `{name}`: {hint}")
+        raise RunError(f"{wrong} `{name}`: {suggestion(str(name), known)}")

@@ -7,7 +7,6 @@ that its run would have now: a sweep that was stopped goes on, and one whose pho
 ground truth, weights or notebooks changed runs again.
 """
 
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,121 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import jsonschema
 import pandas as pd
-import yaml
 
-from cwr_utils import identity
+from cwr_utils import files, identity
 from cwr_utils.retrieval import Collection, Experiment
 from cwr_utils.runs import notebook, record, source, tables
+from cwr_utils.runs.grid import Sweep
 from cwr_utils.runs.source import EXTRACT, RunError
 from cwr_utils.runs.workbench import Loader
 from cwr_utils.store import StoreError
-
-_LISTS = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
-_MAPPINGS = {"type": "array", "minItems": 1, "items": {"type": "object"}}
-_NOTEBOOKS = [source.NOTEBOOKS[1], *source.NOTEBOOKS[3:], *source.SWEEP_NOTEBOOKS]
-_SCHEMA = {
-    "type": "object",
-    "required": ["notebooks"],
-    "additionalProperties": False,
-    "properties": {
-        "notebooks": {"type": "array", "minItems": 1, "items": {"enum": _NOTEBOOKS}},
-        "jobs": {"type": "integer", "minimum": 1},
-        "parameters": {"type": "object"},
-        "grid": _LISTS,
-        "cells": _MAPPINGS,
-        "rows": _MAPPINGS,
-        "curve": _LISTS,
-    },
-}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Runs of the same notebooks with different parameters, from a YAML file.
-
-    Attributes:
-        notebooks: to run for each cell, in order.
-        cells: cell name -> parameters: each combination of the grid, then the cells
-            that are listed one by one.
-        jobs: cells at a time; None is one for each core.
-    """
-
-    notebooks: list[str]
-    cells: dict[str, dict[str, Any]]
-    jobs: int | None = None
-
-    @classmethod
-    def read(
-        cls, path: str | Path, overrides: Mapping[str, Any] = MappingProxyType({})
-    ) -> "Sweep":
-        """Read notebooks/sweeps/<name>.yaml.
-
-        Its parts: `notebooks`; `parameters`, one value for each; `grid`, a list of
-        values for each parameter, and `cells`, mappings with a value for each, which
-        make the cells; `rows`, mappings with fields of a method, and `curve`, a list of
-        values for each field, which make the methods within a cell; `jobs`.
-
-        Args:
-            path: the file.
-            overrides: parameters for all cells. What a cell or a row has of its own
-                stays, and what all of them have of their own cannot be overridden.
-
-        Raises:
-            RunError: names the file, the field and what is wrong with it: a part, a
-                notebook or parameter that is unknown or of another kind, two cells of
-                the same name.
-        """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            jsonschema.validate(content, _SCHEMA)
-            cells = dict(_cells(content, overrides))
-            return cls(content["notebooks"], cells, content.get("jobs"))
-        except jsonschema.ValidationError as error:
-            place = ".".join(map(str, error.absolute_path)) or "the file"
-            raise RunError(f"{path}, {place}: {error.message}") from error
-        except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
-            raise RunError(f"{path}: {error}") from error
-
-
-def _cells(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[tuple]:
-    """Name and parameters of each cell."""
-    shared, listed = _typed(content.get("parameters", {})), content.get("cells", [])
-    grid, curve = content.get("grid", {}), content.get("curve", {})
-    cells = [*(_product(grid) if grid or not listed else []), *listed]
-    rows = content.get("rows", [{}])
-    rows = [{**row, **point} for row in rows for point in _product(curve)]
-    own = {name for part in (*listed, *rows) for name in part} - shared.keys()
-    if fixed := sorted({*own, *grid, *curve} & overrides.keys()):
-        raise RunError(f"each cell has its own {' and '.join(fixed)}.")
-    takers = [name for name in content["notebooks"] if "rows" in source.defaults(name)]
-    if rows != [{}] and not takers:
-        raise RunError("none of its notebooks takes `rows` or a `curve`.")
-    shared |= {**_typed(overrides), "rows": source.typed("rows", rows)}
-    names = set()
-    for cell in map(_typed, cells):
-        words = [f"{key}-{value}" for key, value in cell.items() if value is not None]
-        name = record.file_name("_".join(words)) or "default"
-        if name in names:
-            raise RunError(f"two of its cells have the same cell name, {name}.")
-        names.add(name)
-        yield name, {**shared, **cell}
-
-
-def _typed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    if own := sorted({*source.FOLDERS, "rows"} & parameters.keys()):
-        raise RunError(f"a sweep sets {own[0]} itself.")
-    return {name: source.typed(name, value) for name, value in parameters.items()}
-
-
-def _product(lists: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """All combinations; one empty one of nothing."""
-    combinations = itertools.product(*lists.values())
-    return [dict(zip(lists, values, strict=True)) for values in combinations]
 
 
 @dataclass(frozen=True)
@@ -221,6 +116,22 @@ def run_sweep(
     return [f"{name}: {error}" for name, error in failures.items()]
 
 
+def report(place: str | Path, begun: float) -> None:
+    """Print the table of a sweep, how long it took and where everything is.
+
+    Args:
+        place: of the sweep in results/runs and figures/runs.
+        begun: seconds of the monotonic clock.
+    """
+    results = source.ROOT / "results/runs" / place
+    figures = source.ROOT / "figures/runs" / place
+    path = results / "metrics.csv"
+    table = tables.read_table(path) if path.exists() else None
+    places = {"all rows": path} if table is not None else {}
+    places |= {"a folder a cell": results, "figures": figures}
+    tables.report(table, places, begun)
+
+
 def _prepare(plan: Sweep, place: Path, failures: dict) -> dict[str, _Cell]:
     """The cells whose stores are there, which are described if need be."""
     loader, groups, cells = Loader(), {}, {}
@@ -236,6 +147,8 @@ def _prepare(plan: Sweep, place: Path, failures: dict) -> dict[str, _Cell]:
                 expected = _facts(plan.notebooks, parameters, experiment)
                 cell = _Cell(place / name, parameters, expected)
                 with _noted(failures, name):
+                    for used in plan.notebooks:
+                        loader.experiment(source.complete(used, parameters))
                     new += [] if cell.is_done() else [name]
                     cells[name] = cell
         with _noted(failures, *new):
@@ -255,12 +168,8 @@ def _extract(setting: Mapping[str, Any], experiment: Experiment, place: Path) ->
     """Run notebook 2, unless it ran on the same and its stores are whole."""
     expected = _facts([EXTRACT], setting, experiment)
     digest = identity.digest(expected[EXTRACT])
-    words = (
-        record.label(setting["dataset"]),
-        experiment.setup.network.name,
-        digest[:8],
-    )
-    name = record.file_name("-".join(words))
+    words = record.label(setting["dataset"]), experiment.setup.network.name, digest[:8]
+    name = files.file_name("-".join(words))
     cell = _Cell(place / name, dict(setting), expected)
     with suppress(StoreError):
         Collection.open(experiment)
@@ -280,8 +189,8 @@ def _noted(failures: dict[str, Exception], *names: str) -> Iterator[None]:
 
 def _join(folders: Mapping[str, Path], path: Path) -> None:
     """Join the tables of cells; no table where there are none."""
-    files = {name: folder / "metrics.json" for name, folder in folders.items()}
-    found = {n: tables.read_table(file) for n, file in files.items() if file.exists()}
+    paths = {name: folder / "metrics.json" for name, folder in folders.items()}
+    found = {n: tables.read_table(file) for n, file in paths.items() if file.exists()}
     if found:
         joined = pd.concat(found, names=["cell", None]).reset_index("cell")
         tables.write_table(path, joined)

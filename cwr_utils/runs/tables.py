@@ -1,41 +1,20 @@
 """Tables of methods: measured, written, read again, joined and shown."""
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cwr_utils import evaluation, files, identity
 from cwr_utils.retrieval import Collection, Experiment, Method
-from cwr_utils.runs.source import METHOD_FIELDS, RunError
+from cwr_utils.runs.source import RunError
 
+MOST_ROWS = 60  # of a table on a screen
 _PRECISIONS = [f"mP@{k}" for k in evaluation.DEPTHS]
-
-
-def method(namespace: Mapping[str, Any], **changes: Any) -> Method:
-    """The method of a notebook's parameters.
-
-    Args:
-        namespace: the notebook's `globals()`; fields that are none of its parameters
-            keep their defaults.
-        changes: fields that are other ones.
-    """
-    given = {name: namespace[name] for name in METHOD_FIELDS if name in namespace}
-    return Method(**{**given, **changes})
-
-
-def methods(namespace: Mapping[str, Any]) -> list[Method]:
-    """One method for each of a notebook's `rows`, which may leave out fields.
-
-    Args:
-        namespace: the notebook's `globals()`; what a row leaves out is in its
-            parameters.
-    """
-    return [method(namespace, **row) for row in namespace["rows"]]
 
 
 def time_queries(collection: Collection, methods: Iterable[Method]) -> pd.Series:
@@ -110,7 +89,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of methods that a person reads, to three places."""
     measures = ("mAP", "mAP_low", "mAP_high", *_PRECISIONS)
     numbers = [name for name in measures if name in table]
-    shown = table[["method", "dimensions"]].copy()
+    shown = table[[n for n in ("cell", "method", "dimensions") if n in table]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
     shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
@@ -144,6 +123,25 @@ def format_difficulties(table: pd.DataFrame, published: pd.DataFrame) -> pd.Data
     shown["", "D"] = [int(value) or "-" for value in dimensions]
     shown["", "source"] = source
     return shown.set_axis(names.rename(None))
+
+
+def report(
+    table: pd.DataFrame | None, places: Mapping[str, Path], begun: float
+) -> None:
+    """Print how a run ended: its table, how long it took and where everything is.
+
+    Args:
+        table: of methods, or None if the run made none; the first and last rows of a
+            long one are shown.
+        places: what it is -> where.
+        begun: seconds of the monotonic clock.
+    """
+    if table is not None:
+        used = sorted(set(table["whitening"].dropna()) - {""})
+        print(f"\n{table['note'].iloc[0]}\nwhitening: {', '.join(used) or 'none'}\n")
+        print(format_table(table).to_string(index=False, max_rows=MOST_ROWS))
+    shown = [f"{what}: {os.path.relpath(place)}" for what, place in places.items()]
+    print(f"\n{time.monotonic() - begun:.0f} s", *shown, sep="\n")
 
 
 def to_markdown(table: pd.DataFrame, last: str = "---:") -> str:

@@ -1,18 +1,19 @@
 """What the notebooks after 00 work with, made from their parameters."""
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from cwr_utils import datasets, networks, protocol
-from cwr_utils.datasets import Dataset
+from cwr_utils.datasets import Dataset, DatasetError
 from cwr_utils.extraction import Setup, together
 from cwr_utils.retrieval import Experiment
-from cwr_utils.runs import source
-from cwr_utils.runs.record import Record, start
-
-# Parameters that may name several things, which then describe photos together.
-TOGETHER = ("network", "weights", "feature_layer", "resize")
+from cwr_utils.retrieval.limits import check_limits
+from cwr_utils.runs import record, source
+from cwr_utils.runs.record import Record
+from cwr_utils.runs.source import TOGETHER
 
 
 def open_workbench(
@@ -24,8 +25,8 @@ def open_workbench(
         notebook: its name.
         namespace: the notebook's `globals()`.
     """
-    record = start(notebook, namespace)
-    return record, Loader().experiment(record.parameters)
+    started = record.start(notebook, namespace)
+    return started, Loader().experiment(started.parameters)
 
 
 class Loader:
@@ -41,19 +42,49 @@ class Loader:
         names = ("dataset", "data_root", "whitening_dataset", "whitening_root", "limit")
         return self._data(*map(parameters.__getitem__, names))
 
+    def check(self, name: str, given: Mapping[str, Any]) -> None:
+        """Find what would fail in a notebook, before the first photo is described.
+
+        Args:
+            name: of the notebook.
+            given: its parameters that are not defaults.
+
+        Raises:
+            RunError: what is wrong, and what to do.
+        """
+        parameters = source.complete(name, given)
+        try:
+            if "network" in parameters:
+                self.experiment(parameters)
+            else:
+                self.data(parameters)
+        except ValueError as error:
+            raise source.RunError(str(error)) from error
+
     def experiment(self, parameters: Mapping[str, Any]) -> Experiment:
-        """Data sets and network of a notebook's parameters, under their protocol."""
+        """Data sets and network of a notebook's parameters, under their protocol.
+
+        Raises:
+            ValueError: if they cannot be loaded, a photo cannot be described, or the
+                notebook's methods need more than there is, see `check_limits`.
+        """
+        data, training = self.data(parameters)
         texts = {name: parameters[name] for name in TOGETHER}
-        first, *also = [self._setup({**parameters, **row}) for row in together(**texts)]
-        return Experiment(*self.data(parameters), first, also=tuple(also))
+        setups = [self._setup({**parameters, **row}) for row in together(**texts)]
+        for part, setup in itertools.product((data, training), setups):
+            names = {*part.images, *(query.image for query in part.queries)}
+            for size in {part.target_size(name, setup.policy) for name in names}:
+                setup.network.check_size(*size)
+        experiment = Experiment(data, training, setups[0], also=tuple(setups[1:]))
+        capped = parameters.get("cap_dimensions", False)
+        methods = source.methods(parameters)
+        check_limits(methods, experiment, capped)
+        return experiment
 
     def _setup(self, parameters: Mapping[str, Any]) -> Setup:
         """One way to describe photos, from parameters that name no second one."""
         given = {name: source.typed(name, parameters[name]) for name in TOGETHER}
-        weights = given["weights"]
-        if weights and source.place(weights).exists():
-            weights = str(source.place(weights))
-        network = source.network(given["network"])
+        network, weights = (source.located(n, given[n]) for n in ("network", "weights"))
         seed, precision = parameters["seed"], parameters["precision"]
         return Setup(
             self._network(network, weights, seed, precision),
@@ -76,7 +107,7 @@ def load_data(
 
     Args:
         dataset: name or folder, as `datasets.load` takes it; relative folders start
-            from notebooks/, as all below.
+            from the working folder, as all below.
         data_root: where its photos are.
         whitening_dataset: another name or folder. The name of `dataset` itself holds
             its distractors out of the database and fits on those.
@@ -84,15 +115,16 @@ def load_data(
         limit: photos of a slice for a quick run; 0 is all.
 
     Returns:
-        Both data sets.
+        Both data sets. Where they are two folders of one name, the second one is called
+        after its use: tables know them by their names.
 
     Raises:
         DatasetError: if there is nothing to search for or to fit the whitening on, or
-            two folders have the same name.
+            both have a photo in common; names these.
     """
     loaded = _load(dataset, data_root)
     if not any(query.positives for query in loaded.queries):
-        raise datasets.DatasetError(
+        raise DatasetError(
             f"{loaded.name} has no queries with a right answer: {loaded.note}. They "
             "come from a groups.csv in the folder (columns image, group: photos of one "
             "group show the same thing); a queries.csv (image, and x1, y1, x2, y2 for "
@@ -101,24 +133,41 @@ def load_data(
     training = _load(whitening_dataset, whitening_root)
     if training.name == loaded.name:
         first, second = (part.path(part.images[0]) for part in (loaded, training))
-        if not first.samefile(second):
-            raise datasets.DatasetError(
-                f"Two folders are called {loaded.name!r}, the name of their stores: "
-                "rename one of them."
-            )
-        loaded, training = loaded.hold_out_distractors()
+        if first.samefile(second):
+            loaded, training = loaded.hold_out_distractors()
+        else:
+            training = replace(training, name=f"{training.name}-whitening")
         if not training.images:
-            raise datasets.DatasetError(
+            raise DatasetError(
                 f"Every photo of {dataset!r} is in the ground truth of a query, "
                 "which leaves none to fit the whitening on: name another "
                 "`whitening_dataset`."
             )
     if limit:
         loaded, training = loaded.take(limit), training.take(limit)
+    _refuse_shared(loaded, training)
     return loaded, training
 
 
+def _refuse_shared(data: Dataset, training: Dataset) -> None:
+    """Refuse photos that are under test and in the whitening set; names them."""
+    under_test = {content: name for name, content in data.hashes().items()}
+    shared = [
+        f"{name}, which is {under_test[content]} in {data.name}"
+        for name, content in training.hashes().items()
+        if content in under_test
+    ]
+    if shared:
+        raise DatasetError(
+            f"{len(shared)} of the {len(training.images)} whitening photos of "
+            f"{training.name} are in the data set under test:",
+            shared,
+            "Numbers from such a whitening flatter the method: take them out of one of "
+            "the two, or name another `whitening_dataset`.",
+        )
+
+
 def _load(dataset: str, root: str) -> Dataset:
-    folder = source.place(dataset)
-    known = dataset in datasets.available() or not folder.is_dir()
-    return datasets.load(dataset if known else str(folder), source.place(root))
+    if dataset not in datasets.available():
+        dataset = str(source.place(dataset))
+    return datasets.load(dataset, source.place(root))

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import kills
-import numpy as np
 
 LEFT = (0, 60, 200)  # bytes of a file that the full disk still takes
 
@@ -213,14 +212,14 @@ def _write(folder: Path) -> None:
     kills._maps(folder)
 
 
-def _whole(place: Path) -> dict[str, np.ndarray]:
+def _whole(place: Path) -> dict:
     from cwr_utils.store import Store
 
     store = Store.open(place).require_complete()
     return {name: store.read(name) for name in store.arrays}
 
 
-def _look(place: Path, right: dict[str, np.ndarray]) -> tuple[int, list[str]]:
+def _look(place: Path, right: dict) -> tuple[int, list[str]]:
     """Complete blocks that a reader sees, and arrays that are not the right ones."""
     from cwr_utils.store import Store, StoreError
 
@@ -232,7 +231,7 @@ def _look(place: Path, right: dict[str, np.ndarray]) -> tuple[int, list[str]]:
             part = slice(rows.start, rows.stop)
             for name, values in right.items():
                 try:
-                    same = np.array_equal(store.read(name, part), values[part])
+                    same = bool((store.read(name, part) == values[part]).all())
                     found += same
                     wrong += [] if same else [f"{name} of block {number}"]
                 except StoreError:

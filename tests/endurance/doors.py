@@ -365,9 +365,9 @@ def revisited(folder):
 
 def _state(sizes) -> dict[str, np.ndarray]:
     """What a torchvision file of a small DenseNet holds."""
-    from cwr_utils.networks import densenet161
+    from cwr_utils.networks import torchvision
 
-    model = densenet161.load(None, sizes=sizes)
+    model = torchvision.load("densenet161", None, sizes=sizes)
     state = {}
     for layer in model.backbone.layers:
         arrays = [np.asarray(a) for a in layer.get_weights()]
@@ -404,16 +404,17 @@ def _mutate_torch(data, others, rng):
 
 @door(3000, _mutate_torch)
 def torch(folder):
-    """State dicts, old and zip; first malicious ones."""
-    from weight_files import write_torch_old, write_torch_zip
+    """State dicts, old, zip and safetensors; first malicious ones."""
+    from weight_files import write_safetensors, write_torch_old, write_torch_zip
 
-    from cwr_utils.networks import WeightsError, densenet161
+    from cwr_utils.networks import WeightsError, densenet161, torchvision
     from cwr_utils.networks.importers.torch_state_dict import read_state_dict
 
     sizes = densenet161.Sizes(stem=2, growth=1, blocks=(1, 1), classes=2)
     state = _state(sizes)
     files = {"old.pth": write_torch_old(folder / "a", state).read_bytes()}
     files["zip.pth"] = write_torch_zip(folder / "a", state).read_bytes()
+    files["new.safetensors"] = write_safetensors(folder / "a", state).read_bytes()
     payloads = list(_payloads().values())
     zips = [write_torch_zip(folder / "a", {}, data).read_bytes() for data in payloads]
     old = files["old.pth"]
@@ -427,7 +428,7 @@ def torch(folder):
         if data is not None:
             path.write_bytes(data)
         if rng.random() < 0.03:
-            densenet161.load(path, sizes=sizes)
+            torchvision.load("densenet161", path, sizes=sizes)
         else:
             read_state_dict(path)
 
@@ -468,6 +469,39 @@ def keras_files(folder):
     for path in folder.iterdir():
         vgg16_cam.load(path, sizes=sizes)  # whole ones are taken
     return files, attempt
+
+
+@door(400)
+def keras_models(folder):
+    """Whole models of others.
+
+    Of .h5 files only what is cut off: HDF5 itself may read a damaged attribute for
+    ever, which nothing but a process of its own could end.
+    """
+    import keras
+
+    from cwr_utils import networks
+
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(3, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    for ending in ("keras", "h5"):
+        model.save(folder / f"pets.{ending}")
+        networks.load(str(folder / f"pets.{ending}"))  # whole ones are taken
+    old = (folder / "pets.h5").read_bytes()
+
+    @own(networks.WeightsError, ValueError, naming="pets")
+    def attempt(path, rng):
+        networks.load(str(path))
+        (folder / "pets.h5").write_bytes(old[: rng.integers(len(old))])
+        networks.load(str(folder / "pets.h5"))
+
+    return {"pets.keras": (folder / "pets.keras").read_bytes()}, attempt
 
 
 @door(4000)
