@@ -1,5 +1,6 @@
 """Few vectors a photo that stand for all classes: against naive loops."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -179,14 +180,17 @@ def test_several_queries_are_described_as_each_alone(kept, together, monkeypatch
 
 
 def test_an_empty_vector_is_repeated_or_adds_nothing(tmp_path):
-    vectors = unit(5, 1, 2, 4)
-    vectors[0, 1] = 0
-    store = kept_store(tmp_path / "kept", np.array([[0, 1]]), vectors)
+    vectors = unit(5, 1, 3, 4)
+    vectors[0, 2] = 0
+    store = kept_store(tmp_path / "kept", np.array([[0, 1, 2]]), vectors)
     index = GroupedIndex(store, 4, np.eye(3, dtype=np.float32))
-    for repeat in (False, True):
-        found = index.describe([0], [0, 1], [1, 1], repeat)
-        np.testing.assert_allclose(found[0], vectors[0, 0], atol=1e-3)
-    assert not index.describe([0], [1]).any()
+    first, second, _ = vectors[0]
+    for repeat, expected in ((False, first + second), (True, first + 3 * second)):
+        found = index.describe([0], [0, 1, 2], [1, 1, 2], repeat)
+        np.testing.assert_allclose(found[0], l2_normalize(expected), atol=1e-3)
+        (several,) = index.many([[0, 1, 2]], repeat, [np.array([1, 1, 2])])
+        np.testing.assert_array_equal(several, found)
+    assert not index.describe([0], [2]).any()
 
 
 def test_one_photo_is_read_without_the_others(kept):
@@ -224,6 +228,8 @@ def test_kept_are_the_whitened_vectors_of_a_photos_own_classes(opened, bits):
     expected = whitening(store.read("class_vectors")[rows, top])
     np.testing.assert_array_equal(derived.read("vectors"), quantize(expected, bits))
     assert derived.path.parent == store.path.parent
+    arrays = json.loads((derived.path / "store.json").read_text())["arrays"]
+    assert arrays["vectors"]["by_photo"], "a photo could not be read alone"
 
 
 def test_they_are_computed_once_for_what_they_depend_on(opened, monkeypatch):
@@ -233,11 +239,14 @@ def test_they_are_computed_once_for_what_they_depend_on(opened, monkeypatch):
     monkeypatch.setattr(Store, "top_class_vectors", lambda *_: read.append(1) or 1 / 0)
     again = grouping.derive(store, whitening_of(store, 6), Groups(2, 8))
     assert again.path == first.path and not read
-    others = whitening, Groups(2, 4)
+    moved = replace(whitening, mean=whitening.mean + 1)
+    turned = replace(whitening, projection=whitening.projection[::-1])
     for other in (
-        others,
+        (whitening, Groups(2, 4)),
         (whitening, Groups(1, 8)),
         (whitening_of(store, 7), Groups(2, 8)),
+        (moved, Groups(2, 8)),
+        (turned, Groups(2, 8)),
     ):
         with pytest.raises(ZeroDivisionError):
             grouping.derive(store, *other)
@@ -336,3 +345,24 @@ def test_bytes_of_a_photo_by_hand(opened, experiment):
     assert {m: opened.photo_bytes(m) for m in expected} == expected
     twice = Collection.open(replace(experiment, also=(experiment.setup,)))
     assert twice.photo_bytes(METHOD) == 2 * expected[METHOD]
+
+
+def test_more_classes_than_the_list_of_a_photo_are_ordered_by_probability(tmp_path):
+    rng = np.random.default_rng(1)
+    specs = {
+        "top_classes": ArraySpec((2,), "int32"),
+        "probabilities": ArraySpec((5,), "float32"),
+        "class_vectors": ArraySpec((5, 4), "float16", by_row=True),
+    }
+    images = {f"photo{n}": f"hash{n}" for n in range(3)}
+    store = Store.create(tmp_path / "s", {"classes": None}, images, specs)
+    known, vectors = rng.random((3, 5)), unit(2, 3, 5, 4).astype(np.float16)
+    order = np.argsort(-known)
+    values = {"top_classes": order[:, :2], "probabilities": known}
+    store.write_block(0, {**values, "class_vectors": vectors})
+    for count in (2, 4, 9):
+        expected = order[:, :count]
+        np.testing.assert_array_equal(store.top_classes(count, slice(None)), expected)
+        found = store.top_class_vectors(count, [2, 0])
+        for row, got in zip((2, 0), found, strict=True):
+            np.testing.assert_array_equal(got, vectors[row][order[row, :count]])
