@@ -250,6 +250,9 @@ def test_they_are_computed_once_for_what_they_depend_on(opened, monkeypatch):
     ):
         with pytest.raises(ZeroDivisionError):
             grouping.derive(store, *other)
+    monkeypatch.setitem(store.config, "power", 9)
+    with pytest.raises(ZeroDivisionError):
+        grouping.derive(store, whitening, Groups(2, 8))
 
 
 def test_photos_that_come_later_are_the_only_ones_added(opened, tmp_path, monkeypatch):
