@@ -9,7 +9,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_utils import grouping
+from cwr_utils import explain, grouping
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.grouping import GroupedIndex, Groups, dequantize, quantize
 from cwr_utils.names import BITS
@@ -369,3 +369,17 @@ def test_more_classes_than_the_list_of_a_photo_are_ordered_by_probability(tmp_pa
         found = store.top_class_vectors(count, [2, 0])
         for row, got in zip((2, 0), found, strict=True):
             np.testing.assert_array_equal(got, vectors[row][order[row, :count]])
+
+
+def test_there_is_no_one_map_of_them(opened):
+    with pytest.raises(ValueError, match="no one map"):
+        explain.embedding_picture(opened, METHOD)
+
+
+def test_joined_stores_of_few_classes_give_the_first(experiment):
+    setup = replace(experiment.setup, classes=3)
+    store = tiny.opened(replace(experiment, setup=setup)).database
+    joined = JoinedStore([store], dict(store.items()))
+    np.testing.assert_array_equal(
+        joined.top_class_vectors(2, [4, 1]), store.read("class_vectors", [4, 1])[:, :2]
+    )
