@@ -361,6 +361,16 @@ def test_controls_of_the_search(explorer):
     changed(lambda: setattr(explorer.aggregation, "value", "offline"))
     assert explorer.view.method.aggregation == "offline"
     changed(lambda: setattr(explorer.classes, "value", 1))
+    changed(lambda: setattr(explorer.exponent, "value", 1.0))
+    assert explorer.view.method.whitening_exponent == 1
+    changed(lambda: setattr(explorer.classes, "value", 3))
+    changed(lambda: setattr(explorer.weights, "value", "probability"))
+    assert explorer.view.method.class_weighting == "probability"
+    for refine in dict(explorer.refine.options).values():
+        explorer.refine.value = refine
+        assert explorer.view.method.refine == refine
+        assert "alert" not in explorer.message.value
+    changed(lambda: setattr(explorer.refine, "label", "dba"))
     changed(lambda: setattr(explorer.rerank, "value", 5))
     changed(lambda: setattr(explorer.expansion, "value", 3))
     changed(lambda: setattr(explorer.panel.photo, "box", [4.0, 10.0, 60.0, 60.0]))

@@ -25,6 +25,8 @@ from cwr_utils.figures.panels import (
     stack,
 )
 from cwr_utils.images import Box, cells_to_box, read_image
+from cwr_utils.names import CLASS_WEIGHTINGS
+from cwr_utils.rerankers import RERANKERS, Chain
 from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
 from cwr_utils.widgets.controls import (
     WIDE,
@@ -227,6 +229,25 @@ class SearchExplorer(Explorer):
             description="Classes",
             **slow,
         )
+        self.weights = ipywidgets.Dropdown(
+            options=CLASS_WEIGHTINGS,
+            value=method.class_weighting,
+            description="Weights",
+            **WIDE,
+        )
+        self.exponent = ipywidgets.FloatSlider(
+            value=method.whitening_exponent,
+            max=max(1.0, method.whitening_exponent),
+            step=0.05,
+            description="Exponent",
+            **slow,
+        )
+        self.refine = ipywidgets.Dropdown(
+            options=_refiners(method),
+            value=method.refine,
+            description="Neighbours",
+            **WIDE,
+        )
         self.layer = ipywidgets.Dropdown(
             options=[layer, *collection.other_layers()], description="Layer", **WIDE
         )
@@ -248,7 +269,10 @@ class SearchExplorer(Explorer):
         controls = [
             self.aggregation,
             self.classes,
+            self.weights,
             self.layer,
+            self.exponent,
+            self.refine,
             self.expansion,
             self.rerank,
         ]
@@ -259,7 +283,9 @@ class SearchExplorer(Explorer):
         self.again.on_click(lambda _: self._search_again())
         note = ipywidgets.HTML(
             "Layers are those whose stores are in the cache folder; another one comes "
-            "with notebook 2 and its parameter <code>feature_layer</code>."
+            "with notebook 2 and its parameter <code>feature_layer</code>. Exponent: "
+            "of the whitening. Neighbours: re-ranking by photos that are alike, the "
+            "parameter <code>refine</code>."
         )
         method_box = ipywidgets.Box(controls, _dom_classes=("cwr-controls",))
         rows = [method_box, self.message, self.results, self.match, self.again, note]
@@ -289,6 +315,9 @@ class SearchExplorer(Explorer):
             self._method,
             aggregation=self.aggregation.value,
             num_classes=self.classes.value,
+            class_weighting=self.weights.value,
+            whitening_exponent=self.exponent.value,
+            refine=self.refine.value,
             query_expansion=self.expansion.value,
             rerank=self.rerank.value,
         )
@@ -325,6 +354,14 @@ class SearchExplorer(Explorer):
         (query,) = self.search.collection.data.queries
         name = re.sub(r"[^\w.-]+", "_", f"{query.name}-{self.view.method.slug}")
         return f"{name}.csv", self.ranking.to_csv()
+
+
+def _refiners(method: Method) -> list[tuple[str, str | None]]:
+    """Name and text of what re-ranks: nothing, each alone, two together, its own."""
+    texts = {name: str(Chain.parse(name)) for name in (*RERANKERS, "dba+alpha_qe")}
+    if method.refine and method.refine not in texts.values():
+        texts[method.chain.label] = method.refine
+    return [("none", None), *texts.items()]
 
 
 @lru_cache(maxsize=512)
