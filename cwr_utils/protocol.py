@@ -1,7 +1,7 @@
 """Where the authors' code, the paper and plain correctness differ: one flag each.
 
 The points where the code, read line by line beside the paper, disagrees with it or with
-itself. Those with a flag, or two, are switched by it; the rest are settled as said.
+itself. Those with a flag, or two, are switched by it; the rest are settled as said::
 
   E1.  The network: its weights come from a convolution in two groups, and the
        code has one without; the importer of the .caffemodel spreads them out.
@@ -29,7 +29,7 @@ itself. Those with a flag, or two, are switched by it; the rest are settled as s
   E19. Parameters: those of the sweeps in notebooks/sweeps.
   E20. Parts of the published code that do not run; nothing of it is used.
 
-`table` gives those with a flag as rows:
+`table` gives those with a flag as rows::
 
     point  flag                      corrected        paper            authors_code
     E5     mean_order                bgr              bgr              swapped

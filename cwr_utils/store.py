@@ -236,7 +236,7 @@ class Store:
 
         Args:
             number: the block's number.
-            values: array name -> (images of the block, *shape) values.
+            values: array name -> ``(images of the block, *shape)`` values.
 
         Raises:
             StoreError: if the disk refuses; complete blocks stay as they are.
@@ -271,7 +271,7 @@ class Store:
             images: slice or indices of the first axis.
 
         Returns:
-            (images, *shape) array of the stored data type.
+            ``(images, *shape)`` array of the stored data type.
 
         Raises:
             StoreError: if a shard is missing or damaged.

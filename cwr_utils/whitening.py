@@ -128,7 +128,7 @@ class Whitening:
             vectors: (n, K) float32, normalised or not.
 
         Returns:
-            (n,) s = 1 / (|x| |w|) and (n,) t = 1 / |w|, both 0 where x or w is 0.
+            ``s = 1 / (|x| |w|)`` and ``t = 1 / |w|``, both (n,) and 0 where x or w is 0.
         """
         norms = _lengths(vectors)
         inverse = _inverse(norms)

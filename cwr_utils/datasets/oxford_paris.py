@@ -7,7 +7,7 @@ A folder of images, and a folder of ground truth with four files a query::
     all_souls_1_ok.txt      more than a quarter is visible
     all_souls_1_junk.txt    less than a quarter is visible, or very distorted
 
-Good and ok images are the positives. The prefix oxc1_ stands on Oxford's query lines
+Good and ok images are the positives. The prefix `oxc1_` stands on Oxford's query lines
 only. Queries are found by their files, so a subset of the landmarks works.
 
 Since 2022 the official archives (-v1) have blurred faces; the paper used the first
