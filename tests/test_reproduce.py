@@ -200,6 +200,8 @@ def test_all_sweeps_run_then_the_tables_are_written(world, tmp_path, capsys):
     assert swept == [*((sweep, given, 2) for sweep in comparison.SWEEPS), beyond]
     assert name == "05_paper_figures"
     assert parameters["network"] == "n" and parameters["resize"] == "1024x720"
+    # What a sweep lowers, the notebook on its tables has to lower too.
+    assert "cap_dimensions" in source.defaults(name)
     out = capsys.readouterr().out
     assert paper.TABLES["2b"] in out
     for table in ("table1a", "table1b", "table2a", "table2b", "fig4", "fig5b"):

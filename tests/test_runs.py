@@ -367,6 +367,11 @@ def test_people_read_three_places_and_no_zero_dimensions():
     shown = tables.format_table(table.assign(mAP_low=0.05, mAP_high=[0.25, np.nan]))
     assert shown["95 %"].tolist() == ["0.050 to 0.250", "0.050 to nan"]
     precisions = {"mP@1": 1.0, "mP@5": 0.6, "mP@10": 0.45678}
+    assert "cell" not in tables.format_table(table.assign(cell="default"))
+    assert list(tables.format_table(table.assign(cell=["a", "b"]))["cell"]) == [
+        "a",
+        "b",
+    ]
     shown = tables.format_table(table.assign(mAP_low=0, mAP_high=1, **precisions))
     columns = ["method", "D", "mAP", "95 %", "mP@1", "mP@5", "mP@10"]
     assert list(shown) == columns

@@ -89,7 +89,9 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of methods that a person reads, to three places."""
     measures = ("mAP", "mAP_low", "mAP_high", *_PRECISIONS)
     numbers = [name for name in measures if name in table]
-    shown = table[[n for n in ("cell", "method", "dimensions") if n in table]].copy()
+    # One cell needs no name: nothing tells its rows from others.
+    cells = ["cell"] if "cell" in table and table["cell"].nunique() > 1 else []
+    shown = table[[*cells, "method", "dimensions"]].copy()
     shown["dimensions"] = [value or "-" for value in shown["dimensions"]]
     # Where no query has positives, JSON has null and pandas an object.
     shown[numbers] = table[numbers].astype(float).map("{:.3f}".format)
