@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/sweeps/*.ipynb)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab paper test lint bench endurance publish clean $(VENV)
+.PHONY: help demo lab paper test lint docs bench endurance publish clean $(VENV)
 
 help:  ## print this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -40,6 +40,9 @@ lint: $(STAMP)  ## check style, types and stripped notebooks; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
+
+docs: $(STAMP)  ## build the site, docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html $(ARGS)
 
 bench: $(STAMP)  ## time two ways of each step, into results/runs/benchmarks
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable \

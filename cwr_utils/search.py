@@ -1,5 +1,7 @@
 """A folder of photos to a ranked answer, in three lines.
 
+::
+
     index = search.index("my_photos")
     answer = index.search("query.jpg", box=(40, 30, 300, 260))
     answer.show()

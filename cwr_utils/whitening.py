@@ -128,7 +128,8 @@ class Whitening:
             vectors: (n, K) float32, normalised or not.
 
         Returns:
-            ``s = 1 / (|x| |w|)`` and ``t = 1 / |w|``, both (n,) and 0 where x or w is 0.
+            ``s = 1 / (|x| |w|)`` and ``t = 1 / |w|``, both (n,), and 0 where x or w
+            is 0.
         """
         norms = _lengths(vectors)
         inverse = _inverse(norms)

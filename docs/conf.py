@@ -79,7 +79,10 @@ class Code(Directive):
 
 
 # What is elsewhere on a code host -> the page here.
-MOVED = {"../results/executed/monuments/": "executed/", "../CONTRIBUTING.md": "contributing.md"}
+MOVED = {
+    "../results/executed/monuments/": "executed/",
+    "../CONTRIBUTING.md": "contributing.md",
+}
 
 
 def follow(app, page: str, source: list[str]) -> None:
