@@ -1,4 +1,4 @@
-"""The site: `make docs`. Notebooks are the executed copies, code is the package's own."""
+"""The site: `make docs`. Notebooks are executed copies, code is the package's own."""
 
 import ast
 import os
