@@ -517,6 +517,22 @@ def test_a_notebook_gets_the_parameters_that_it_knows(execute, tmp_path):
     assert used == str(source.ROOT / "notebooks" / "00_prepare_data.ipynb")
 
 
+def test_an_executed_copy_names_no_folder_of_the_project(execute, tmp_path):
+    parameters = {
+        "results_dir": str(source.ROOT / "results/runs/x"),
+        "figures_dir": str(tmp_path),
+        "data_root": str(source.ROOT / "data"),
+        "dataset": str(source.ROOT / "photos"),
+    }
+    notebook.run_notebook(PREPARE, parameters, tmp_path)
+    assert execute.calls[0][2] == {
+        "results_dir": "../results/runs/x",
+        "figures_dir": str(tmp_path),
+        "data_root": "../data",
+        "dataset": "../photos",
+    }
+
+
 def sockets(execute, tmp_path):
     """The folder, a prefix of names, where a notebook's kernel had its sockets."""
     notebook.run_notebook(PREPARE, {}, tmp_path)

@@ -51,7 +51,11 @@ def run_notebook(
             cell fails; the executed copy shows where.
     """
     known = source.defaults(name)
-    chosen = {k: source.typed(k, v) for k, v in parameters.items() if k in known}
+    chosen = {
+        name: source.from_notebooks(name, source.typed(name, value))
+        for name, value in parameters.items()
+        if name in known
+    }
     target = Path(output) / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     short = _short_folder()

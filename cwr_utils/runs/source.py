@@ -141,6 +141,16 @@ def located(name: str, value: Any, start: str | Path = ".") -> Any:
     return prefix + own.get(whole, whole)
 
 
+def from_notebooks(name: str, value: Any) -> Any:
+    """A parameter's value; a path inside the project as seen from notebooks/.
+
+    Notebooks run there, and an executed one then names no folder of this machine.
+    """
+    if is_path(name, value) and Path(value).is_relative_to(ROOT):
+        return os.path.relpath(value, ROOT / "notebooks")
+    return value
+
+
 def parts(value: str) -> list[str]:
     """What a parameter of `TOGETHER` names."""
     return [part.strip() for part in value.split(" + ")]
