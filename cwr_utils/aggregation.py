@@ -216,6 +216,20 @@ def _probabilities(store: Store, images: slice, num_classes: int) -> np.ndarray:
     return np.take_along_axis(store.read("probabilities", images), top, axis=1)
 
 
+def describe_parts(parts, weights, repeat_empty: bool) -> np.ndarray:
+    """(..., D) float32 descriptors of length 1 from whitened vectors and their weights.
+
+    Args:
+        parts: (..., C, D), may be changed.
+        weights: (C,).
+        repeat_empty: as `repeat_previous` does.
+    """
+    if repeat_empty:
+        parts = repeat_previous(parts)
+    parts *= np.asarray(weights, np.float32)[:, None]
+    return l2_normalize(parts.sum(axis=-2))
+
+
 class OnlineIndex:
     """Online aggregation (OnA): every image described by the query's classes.
 
@@ -322,6 +336,34 @@ class OnlineIndex:
             for number in range(len(group)):
                 unscaled = self.whitening.unscale(sums[number], factors[number])
                 yield l2_normalize(unscaled)
+
+    def describe(
+        self, rows, classes: Sequence[int], weights=None, repeat_empty: bool = False
+    ) -> np.ndarray:
+        """Describe some images by a query's classes.
+
+        The store is laid out for whole classes: of each image and class the vectors of
+        its block are read. `GroupedIndex.describe` reads only the images' own.
+
+        Args:
+            rows: (L,) of the images, in any order.
+            classes: of the query, most probable first.
+            weights: (C,) above 0, how much each counts; all the same if None.
+            repeat_empty: as `repeat_previous` does.
+
+        Returns:
+            (L, D) float32, those rows of `descriptors`, but for rounding.
+        """
+        rows = np.asarray(rows, int)
+        check_shape(rows, "L", "rows")
+        weights = np.ones(len(classes)) if weights is None else weights
+        described = np.empty((len(rows), self.whitening.dimensions), np.float32)
+        for start in range(0, len(rows), BLOCK_IMAGES):
+            some = slice(start, start + BLOCK_IMAGES)
+            vectors = self.store.class_vectors(classes, rows[some])
+            parts = self.whitening(widen(vectors))
+            described[some] = describe_parts(parts, weights, repeat_empty)
+        return described
 
     def _zeros(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(count, N, K) sums of vectors and (count, N) sums of factors."""

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,8 @@ def class_contributions(
         Columns class (number), name and contribution, the largest first; the last row
         (class -1) has the pairs of different classes, and the rounding of descriptors
         to half precision. The column adds up to the score: of several setups, the mean
-        of theirs.
+        of theirs. Behind the first photos of a cascade that last row has also what
+        their scores are lowered by.
     """
     query = collection.data.queries[number]
     rank = result.rankings[query.name].index(image)
@@ -97,7 +98,8 @@ def cell_contributions(
     Returns:
         (H, W) on the grid of the pooled layer, see `similarity_map`; 0 outside the
         region that re-ranking chose. It adds up to the score, but for the half
-        precision of the index. Of several setups it is the mean of their maps, on
+        precision of the index, and what scores behind a cascade are lowered by. Of
+        several setups it is the mean of their maps, on
         the grid of the first.
 
     Raises:
@@ -215,6 +217,7 @@ class _Pair:
         number: of the query.
         reranked: images whose best region was looked for.
         averaged: images that query expansion averaged.
+        first: images that a cascade described by the query; all where there is none.
     """
 
     collection: Collection
@@ -222,13 +225,20 @@ class _Pair:
     number: int
     reranked: Container[str]
     averaged: Sequence[str]
+    first: Container[str]
 
     @classmethod
     def of(cls, collection: Collection, result: Result, number: int) -> "_Pair":
         """A query and what a result found for it."""
         name = collection.data.queries[number].name
         found = result.matches[name], result.averaged[name]
-        return cls(collection, result.method, number, *found)
+        first = result.rankings[name][: result.method.cascade or None]
+        return cls(collection, result.method, number, *found, frozenset(first))
+
+    def _aggregation(self, image: str) -> str:
+        """How an image was described."""
+        method = self.method if image in self.first else self.method.first_stage
+        return method.aggregation
 
     def _match(self, image: str) -> Match:
         return self.collection.match_region(self.method, self.number, image)
@@ -256,7 +266,7 @@ class _Pair:
     def _pooled_by(self, image: str, classes: list[int]) -> list[int]:
         """The classes whose CAMs pooled an image for some classes of the query."""
         of_query = self._by_region(image) or self._is_own_row(image)
-        if self.method.aggregation != "grouped" or of_query:
+        if self._aggregation(image) != "grouped" or of_query:
             return classes
         index = self.collection.spaces.grouped_index(self.method)
         return index.named(classes, self.collection.row_of(image))
@@ -289,7 +299,8 @@ class _Pair:
         flags = collection.setup.protocol
         own = self._query(collection.classes(method, self.number))
         if self.averaged:
-            members = [self._indexed(name) for name in self.averaged]
+            averaged = replace(self, first=self.averaged)
+            members = [averaged._indexed(name) for name in self.averaged]
             expanded = members + [own] * flags.expand_with_query
             return _unit(_add(expanded)), self._indexed(image)
         if self._by_region(image):
@@ -309,9 +320,9 @@ class _Pair:
         if self._by_region(image):
             return self._region(image)
         store, row = self.collection.database, self.collection.row_of(image)
-        if self.method.aggregation == "grouped":
+        if self._aggregation(image) == "grouped":
             return self._from_groups(row)
-        if self.method.aggregation == "offline":
+        if self._aggregation(image) == "offline":
             top = store.read("top_classes", [row])[0]
             classes = top[: self.method.num_classes].tolist()
         else:
@@ -334,7 +345,7 @@ class _Pair:
     def _probabilities(self, image: str, classes: Sequence[int]) -> np.ndarray:
         """(C,) probabilities by which the classes of an image weigh: whose they are."""
         by_query = self._by_region(image) or self._is_own_row(image)
-        if self.method.aggregation != "offline" or by_query:
+        if self._aggregation(image) != "offline" or by_query:
             return self.collection.asked.probabilities(self.number, classes)
         row = self.collection.row_of(image)
         return self.collection.database.read("probabilities", [row])[0][list(classes)]

@@ -14,7 +14,7 @@ from cwr_utils import aggregation, evaluation, reranking
 from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
-from cwr_utils.retrieval import Collection, Method, Result
+from cwr_utils.retrieval import BY_QUERY, Collection, Method, Result
 
 
 def relevance(query, image: str) -> str:
@@ -162,7 +162,7 @@ def embedding_picture(
     Raises:
         ValueError: if the method is online aggregation.
     """
-    if method.aggregation in ("online", "grouped"):
+    if method.aggregation in BY_QUERY:
         raise ValueError("Online descriptors differ from query to query: no one map.")
     data = collection.data
     landmark = evaluation.landmarks(data.queries)

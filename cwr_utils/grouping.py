@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cwr_utils.aggregation import SUMS_BYTES, repeat_previous
+from cwr_utils.aggregation import SUMS_BYTES, describe_parts
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.identity import digest
 from cwr_utils.store import ArraySpec, Store, begin_part, open_parts
@@ -220,10 +220,8 @@ class GroupedIndex:
             stored = self.store.read("vectors", rows[some])
             for number, classes in enumerate(lists):
                 parts = self._parts(rows[some], stored, classes)
-                if repeat_empty:
-                    parts = repeat_previous(parts)
-                parts *= np.asarray(weights[number], np.float32)[:, None]
-                described[number, some] = l2_normalize(parts.sum(axis=1))
+                found = describe_parts(parts, weights[number], repeat_empty)
+                described[number, some] = found
         return described
 
     def many(

@@ -49,9 +49,8 @@ def only(collection, number):
 def both(collection, result, image):
     """Parts of the only query and of an image."""
     (query,) = collection.data.queries
-    found = result.matches[query.name], result.averaged[query.name]
-    pair = contributions._Pair(collection, result.method, 0, *found)
-    return pair.parts(image)
+    assert list(result.rankings) == [query.name]
+    return contributions._Pair.of(collection, result, 0).parts(image)
 
 
 def parts(seed, classes, dimensions=5):

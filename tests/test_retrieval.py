@@ -662,6 +662,7 @@ def test_slugs_differ_where_settings_that_matter_do():
             "shrinkage": 0.1,
             "class_weighting": "rank",
             "refine": "dba",
+            "cascade": 10,
         }.items()
     ]
     grouped = [

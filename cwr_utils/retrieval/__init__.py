@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cwr_utils.names import on_demand
 from cwr_utils.retrieval.method import (
     AGGREGATIONS,
+    BY_QUERY,
     CLASS_AGGREGATIONS,
     REGION_AGGREGATIONS,
     Method,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGGREGATIONS",
+    "BY_QUERY",
     "CLASS_AGGREGATIONS",
     "REGION_AGGREGATIONS",
     "Collection",

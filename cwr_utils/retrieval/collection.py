@@ -28,7 +28,7 @@ from cwr_utils.rerankers import Prepared
 from cwr_utils.reranking import Match, RegionDescriber
 from cwr_utils.retrieval.asked import Asked, first_classes
 from cwr_utils.retrieval.experiment import Experiment
-from cwr_utils.retrieval.method import Method, Result
+from cwr_utils.retrieval.method import BY_QUERY, Method, Result
 from cwr_utils.retrieval.space import Space, Spaces, Training, baseline
 from cwr_utils.store import JoinedStore, Store, StoreError
 from cwr_utils.whitening import Whitening, refuse_test_images
@@ -327,8 +327,19 @@ class Collection:
         Returns:
             (D,) and (N, D), l2-normalised; the latter is shared, not a copy. Of n
             setups they have n D components, so that their product is the mean score.
+            Of a cascade the database is that of its first stage, see `closer`.
         """
-        return next(self._descriptors(method, [query]))
+        return next(self._descriptors(method.first_stage, [query]))
+
+    def closer(self, method: Method, query: int, rows: np.ndarray) -> np.ndarray:
+        """(L, D) descriptors of some photos by the classes of a query (cascade)."""
+        parts = [c._own_closer(method, query, rows) for c in (self, *self.also)]
+        return _join(parts) if self.also else parts[0]
+
+    def _own_closer(self, method: Method, query: int, rows: np.ndarray) -> np.ndarray:
+        classes = self.classes(method, query)
+        weighing = self.asked.probabilities(query, classes)
+        return self.space(method).some(method, rows, classes, weighing)
 
     def _descriptors(
         self, method: Method, queries: Sequence[int]
@@ -364,7 +375,7 @@ class Collection:
             yield from ((vectors[query], database) for query in queries)
             return
         lists = [self.classes(method, query) for query in queries]
-        if method.aggregation in ("online", "grouped"):
+        if method.aggregation in BY_QUERY:
             pairs = zip(queries, lists, strict=True)
             weighing = [self.asked.probabilities(*pair) for pair in pairs]
             described = (
@@ -417,13 +428,14 @@ class Collection:
             leave=False,
             disable=not method.rerank or len(queries) < 2,
         )
-        described = self._descriptors(method, range(len(queries)))
+        described = self._descriptors(method.first_stage, range(len(queries)))
         moves, chain = self.setup.protocol.rerank_moves_index, method.chain
         changes = method.rerank and moves != "no"
-        if changes and chain.steps:
+        if changes and (chain.steps or method.cascade):
+            what = f"`refine` ({chain})" if chain.steps else "`cascade`"
             raise ValueError(
-                f"`refine` ({chain}) ranks by the descriptors as they are stored, and "
-                "the protocol's `rerank_moves_index` changes them for each query: "
+                f"{what} ranks by the descriptors as they are stored, and the "
+                "protocol's `rerank_moves_index` changes them for each query: "
                 "choose one of the two."
             )
         last, prepared, index = None, None, None
@@ -466,8 +478,12 @@ class Collection:
 
         def score(vector: np.ndarray) -> np.ndarray:
             if method.refine:
-                return prepared.scores(vector[None])[0]
-            return ranking.similarities(vector[None], index)[0]
+                found = prepared.scores(vector[None])[0]
+            else:
+                found = ranking.similarities(vector[None], index)[0]
+            if method.cascade:
+                self._look_closer(method, number, vector, found)
+            return found
 
         scores = score(vector)
         own = self._row.get(self.data.queries[number].image)
@@ -489,12 +505,36 @@ class Collection:
                 index[top] = [matched[name].descriptor for name in names]
         averaged = order[: method.query_expansion]
         if method.query_expansion:
-            vector = ranking.expand_query(
-                vector, index, order, method.query_expansion, protocol.expand_with_query
-            )
+            members = index[averaged]
+            if method.cascade:
+                members = self.closer(method, number, averaged)
+            rows, rule = range(len(averaged)), protocol.expand_with_query
+            vector = ranking.expand_query(vector, members, rows, len(rows), rule)
             scores = score(vector)
             order = ranking.order(scores)
         return order, scores, matched, averaged
+
+    def _look_closer(
+        self, method: Method, number: int, vector: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Score the first photos of a cascade again; the others stay behind them.
+
+        Args:
+            method: with a cascade.
+            number: of the query.
+            vector: (D,) its descriptor.
+            scores: (N,) of the first stage, changed in place: those of the others are
+                lowered by one number for all, where it is needed.
+        """
+        first = ranking.order(scores, method.cascade)
+        near = self.closer(method, number, first) @ vector
+        if method.refine:  # neighbours know what the photo alone does not, and it them
+            near = (near + scores[first]) / 2
+        others = np.ones(len(scores), bool)
+        others[first] = False
+        if others.any():
+            scores[others] -= max(0, scores[others].max() - near.min() + _BEHIND)
+        scores[first] = near
 
     def _names(self, rows: Iterable[int]) -> list[str]:
         return [self.data.images[row] for row in rows]
@@ -503,9 +543,11 @@ class Collection:
         """Bytes a photo that are kept to answer any query, of all setups together.
 
         Those of its descriptor, in single precision; online, of its class vectors, as
-        they are stored; grouped, of what it keeps of them.
+        they are stored; grouped, of what it keeps of them; of a cascade both.
         """
-        return sum(member._own_bytes(method) for member in (self, *self.also))
+        stages = dict.fromkeys([method.first_stage, replace(method, cascade=0)])
+        members = (self, *self.also)
+        return sum(c._own_bytes(stage) for c in members for stage in stages)
 
     def _own_bytes(self, method: Method) -> int:
         if method.aggregation == "online":
@@ -637,6 +679,9 @@ class Collection:
             "setting": digest(facts),
             "identity": digest({**facts, **method.settings}),
         }
+
+
+_BEHIND = 1e-6  # a difference of two scores that single precision keeps
 
 
 def _join(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,7 +14,8 @@ from cwr_utils.whitening import check_scaling
 if TYPE_CHECKING:
     from cwr_utils.reranking import Match
 
-CLASS_AGGREGATIONS = ("offline", "online", "theme", "regional", "grouped")
+BY_QUERY = ("online", "grouped")  # a photo is described by the classes of the query
+CLASS_AGGREGATIONS = ("offline", "theme", "regional", *BY_QUERY)
 REGION_AGGREGATIONS = tuple(f"rmac_{pool}" for pool in REGION_POOLINGS)
 AGGREGATIONS = GLOBAL_POOLINGS + REGION_AGGREGATIONS + CLASS_AGGREGATIONS
 
@@ -55,6 +56,10 @@ class Method:
             re-ranking by CAM boxes and with the expanded query. None is none.
         groups: G, classes that a photo keeps ("grouped" only, see `grouping`).
         bits: of a component of what it keeps, one of `names.BITS`; 16 is float16.
+        cascade: L, photos that are described by the classes of the query ("online" and
+            "grouped" only): the first ones of `first_stage`, and the others stay behind
+            them in its order. With `refine`, which ranks the first stage, its score and
+            theirs are averaged. 0 describes all photos.
 
     A network with fewer classes than one of these numbers uses all that it has.
     """
@@ -72,6 +77,7 @@ class Method:
     refine: str | None = None
     groups: int = 32
     bits: int = 4
+    cascade: int = 0
 
     def __post_init__(self):
         """Check the values.
@@ -115,6 +121,28 @@ class Method:
                 f"aggregations {', '.join(CLASS_AGGREGATIONS)}."
             )
 
+        if not self.cascade:
+            return
+        if self.aggregation not in BY_QUERY:
+            raise ValueError(
+                "A cascade describes its first photos by the classes of the query: it "
+                f"needs one of the aggregations {', '.join(BY_QUERY)}; got "
+                f"{self.aggregation!r}."
+            )
+        if self.cascade < max(self.rerank, self.query_expansion):
+            raise ValueError(
+                f"`cascade` is {self.cascade}: what is re-ranked (`rerank` is "
+                f"{self.rerank}) or expands the query ({self.query_expansion}) must be "
+                "among these photos."
+            )
+
+    @property
+    def first_stage(self) -> "Method":
+        """What ranks all photos: offline aggregation, where there is a cascade."""
+        if not self.cascade:
+            return self
+        return replace(self, aggregation="offline", cascade=0)
+
     @property
     def chain(self) -> Chain:
         """The re-rankers that `refine` names."""
@@ -132,8 +160,13 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that matters of it, by name: groups and bits only where there are any."""
+        """All that matters of it, by name.
+
+        Groups, bits and the cascade only where there are any.
+        """
         known = asdict(self)
+        if not self.cascade:
+            del known["cascade"]
         if self.aggregation != "grouped":
             del known["groups"], known["bits"]
         return known
@@ -167,6 +200,8 @@ class Method:
             text += " + PCA"
         if self.aggregation == "grouped":
             text += f", {self.groups} groups of {self.bits} bits"
+        if self.cascade:
+            text += f", first {self.cascade:,} of OfA"
         if self.refine:
             text += f" + {self.chain.label}"
         if self.rerank:
@@ -185,6 +220,8 @@ class Method:
                 parts.append(self.class_weighting)
         if self.aggregation == "grouped":
             parts += [f"g{self.groups}", f"b{self.bits}"]
+        if self.cascade:
+            parts.append(f"l{self.cascade}")
         parts.append(f"d{self.dimensions}" if self.dimensions else "raw")
         if self.dimensions:
             scaling = ("e", self.whitening_exponent, 0.5), ("s", self.shrinkage, 0.0)

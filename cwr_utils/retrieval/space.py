@@ -255,6 +255,20 @@ class Space:
         index = self._spaces.grouped_index(method)
         return index.many(lists, own.repeat_empty, weights)
 
+    def some(
+        self, method: Method, rows, classes: Sequence[int], probabilities
+    ) -> np.ndarray:
+        """(L, D) of some photos by a list of classes, as `online` or `grouped`."""
+        own = self.aggregator
+        index = (
+            self._spaces.grouped_index(method)
+            if method.aggregation == "grouped"
+            else self._spaces.online_index(own.whitening)
+        )
+        return index.describe(
+            rows, classes, own.weights(probabilities), own.repeat_empty
+        )
+
     def regional(self, store: Store, count: int) -> np.ndarray:
         """(n, D) of all photos or queries of a store, see `aggregation.regional`."""
         return self._regional[store, count]
