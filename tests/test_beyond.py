@@ -200,3 +200,49 @@ def test_a_line_for_each_kind_of_group_and_a_point_for_the_rest():
     without = table[table["aggregation"] == "offline"].drop(columns=["groups", "bits"])
     assert len(figures.store_sizes(without).axes[0].lines) == 1
     plt.close("all")
+
+
+def test_a_table_of_methods_is_drawn_as_what_it_has():
+    table = pd.DataFrame(
+        {
+            "aggregation": ["offline", "grouped", "grouped", "grouped"],
+            "groups": [np.nan, 8, 8, 8],
+            "bits": [np.nan, 4, 4, 4],
+            "cascade": [np.nan, np.nan, 5, 50],
+            "bytes_photo": [4096, 8192, 12288, 12288],
+            "mAP": [0.5, 0.6, 0.7, 0.8],
+        }
+    ).assign(method="any", dimensions=256, refine=None)
+    pictures = figures.of_methods(table)
+    assert list(pictures) == ["store_sizes", "cascade"]
+    assert [
+        len(line.get_xdata()) for line in pictures["store_sizes"].axes[0].lines
+    ] == [
+        1,
+        1,
+    ]
+    (line,) = pictures["cascade"].axes[0].lines
+    assert line.get_xdata().tolist() == [5, 50]
+    assert line.get_ydata().tolist() == [0.7, 0.8]
+    without = table.drop(columns="cascade")[:2]
+    assert list(figures.of_methods(without)) == ["store_sizes"]
+    assert figures.of_methods(without[:1]) == {}
+    plt.close("all")
+
+
+def test_lines_of_re_rankers_are_named_and_the_one_without_too():
+    table = pd.DataFrame(
+        {
+            "aggregation": ["online"] * 4,
+            "cascade": [5, 50, 5, 50],
+            "refine": [None, None, "dba", "dba"],
+            "mAP": [0.1, 0.2, 0.3, 0.4],
+        }
+    )
+    (axes,) = figures.ablation_curves(table, "cascade").axes
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert lines == {
+        "neighbours = dba": [0.3, 0.4],
+        "neighbours = none": [0.1, 0.2],
+    }
+    plt.close("all")

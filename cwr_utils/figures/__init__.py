@@ -4,7 +4,13 @@ No mathematics of the method is done here. Relevance is shown by colour and by a
 so that it survives grey printing and colour blindness.
 """
 
-from cwr_utils.figures.beyond import class_weights, classes_alone, store_sizes, walk
+from cwr_utils.figures.beyond import (
+    class_weights,
+    classes_alone,
+    of_methods,
+    store_sizes,
+    walk,
+)
 from cwr_utils.figures.photos import (
     boxes_on_photo,
     cam_overlays,
@@ -51,6 +57,7 @@ __all__ = [
     "embedding_map",
     "grid_overlay",
     "method_bars",
+    "of_methods",
     "photo_grid",
     "pipeline",
     "precision_recall",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cwr_utils.figures.plots import chart, check_columns, line_style
+from cwr_utils.figures.plots import ablation_curves, chart, check_columns, line_style
 from cwr_utils.figures.style import BLACK, BLUE, GREY, ORANGE, PAGE, room, two_sizes
 from cwr_utils.figures.text import fit_line
 
@@ -79,6 +79,25 @@ def walk(table: pd.DataFrame) -> Figure:
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
     axes.grid(axis="y", visible=False)
     return fig
+
+
+def of_methods(table: pd.DataFrame) -> dict[str, Figure]:
+    """What a table of methods can be drawn as, by the names of the pictures.
+
+    Args:
+        table: of `Collection.compare`, with bytes_photo.
+
+    Returns:
+        `store_sizes` where photos are described by groups, and "cascade", mAP by L,
+        where there are cascades.
+    """
+    cascades = table["cascade"] > 0 if "cascade" in table else table["mAP"] < 0
+    without, pictures = table[~cascades], {}
+    if "grouped" in set(without["aggregation"]):
+        pictures["store_sizes"] = store_sizes(without)
+    if cascades.any():
+        pictures["cascade"] = ablation_curves(table[cascades], "cascade")
+    return pictures
 
 
 @two_sizes

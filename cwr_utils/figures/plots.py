@@ -49,6 +49,10 @@ _PARAMETERS = {
     "whitening_exponent": ("exponent", "exponent of the whitening"),
     "shrinkage": ("shrinkage", "shrinkage of the whitening"),
     "class_weighting": ("weights", "weights of the classes"),
+    "refine": ("neighbours", "re-rankers by the neighbours"),
+    "groups": ("G", "G, classes that a photo keeps"),
+    "bits": ("bits", "bits of a component"),
+    "cascade": ("L", "L, photos that are described by the query"),
     "dataset": ("", "data set"),
     "whitening": ("whitened on", "photos of the whitening"),
 }
@@ -58,6 +62,7 @@ _RESULTS = ("mAP", "slug", "identity", "setting", "method", "note", "cell", "sec
 _AGGREGATIONS = {
     "offline": "Offline aggregation (OfA)",
     "online": "Online aggregation (OnA)",
+    "grouped": "OnA from groups of classes",
     "theme": "Theme list",
 }
 _FAMILIES = {
@@ -322,6 +327,7 @@ def _line_name(values: Mapping[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         shown = f"{value:g}" if isinstance(value, float) else plain_text(value)
+        shown = "none" if pd.isna(value) else shown
         symbol = _PARAMETERS[name][0]
         parts.append(f"{symbol} = {shown}" if symbol else shown)
     return ", ".join(parts)
