@@ -7,9 +7,9 @@
     answer.show()
 
 The settings are those of the demo: online aggregation, whitening fitted on photos that
-are not searched. A folder of more than `LARGE` photos is described by each photo's own
-classes (offline aggregation), for which a tenth of the disk is enough, and a search is
-one product; `method=search.METHOD` is the other way.
+are not searched. Of more than `LARGE` photos a few groups of classes are kept, a tenth
+of the disk, and a search has two steps: offline aggregation chooses `FIRST` photos, and
+only these are described by the classes of the query.
 """
 
 import difflib
@@ -48,6 +48,7 @@ from cwr_utils.images import (
 from cwr_utils.networks import CamNetwork
 from cwr_utils.retrieval import (
     AGGREGATIONS,
+    BY_QUERY,
     CLASS_AGGREGATIONS,
     Collection,
     Experiment,
@@ -70,6 +71,7 @@ METHOD = Method(
 # Needs no whitening (on the demo 0.64, as good as MAC and better than the others).
 PLAIN = Method("rmac_max", dimensions=0)
 LARGE = 10_000  # photos, from which on only some classes of each are kept
+FIRST = 1000  # of more than that, those that are described by the query
 LEAST_BLOCK = 8  # photos that an interruption costs at most
 KEPT = 16  # of their own classes, unless the method needs more
 TOGETHER = 16  # queries that are described and ranked together
@@ -373,8 +375,8 @@ def index(
         whitening: data set or folder to fit the whitening on, other photos of the same
             kind. The default is fetched on first use; where that fails, and for None,
             photos are described without whitening (R-MAC), less well.
-        method: how to describe and rank. By default online aggregation, of more than
-            `LARGE` photos offline aggregation.
+        method: how to describe and rank. By default online aggregation; of more than
+            `LARGE` photos that of the first `FIRST`, from few classes of each photo.
         aggregation: of the default method; "grouped" is online aggregation from few
             classes of each photo.
         network: name of a network, or the network; " + " joins several names, which
@@ -409,8 +411,9 @@ def index(
     grouped = method.aggregation == "grouped"
     many = len(photos.data.images) > LARGE and method.aggregation in _BY_OWN_CLASSES
     if many or grouped:
-        wanted = max(KEPT, method.num_classes if method.by_class else 0)
-        wanted = method.groups if grouped else wanted
+        wanted = method.groups if grouped else KEPT
+        if method.first_stage.aggregation == "offline":
+            wanted = max(wanted, method.num_classes)
         photos.setups = [
             replace(setup, classes=min(wanted, len(setup.network.class_names)))
             for setup in setups
@@ -477,7 +480,8 @@ def _usual_method(
     """The demo's, with no more than the network and the whitening photos support."""
     if training is None:
         return PLAIN
-    usual = METHOD.aggregation if photos <= LARGE else "offline"
+    aggregation = aggregation or (METHOD.aggregation if photos <= LARGE else "grouped")
+    cascade = FIRST if photos > LARGE and aggregation in BY_QUERY else 0
     known = min(len(setup.network.class_names) for setup in setups)
     per_photo = min(METHOD.num_whitening_classes, known)
     # A photo that is there twice supports no more dimensions than once.
@@ -485,7 +489,8 @@ def _usual_method(
     channels = min(setup.channels for setup in setups)
     return replace(
         METHOD,
-        aggregation=aggregation or usual,
+        aggregation=aggregation,
+        cascade=cascade,
         num_classes=min(METHOD.num_classes, known),
         num_whitening_classes=per_photo,
         dimensions=max(1, min(METHOD.dimensions, support, channels)),

@@ -382,10 +382,15 @@ def test_a_large_folder_keeps_only_what_its_search_needs(make, photos, monkeypat
     assert small.collection.setup.classes is None
     monkeypatch.setattr(search, "LARGE", 10)
     monkeypatch.setattr(search, "KEPT", 3)
+    monkeypatch.setattr(search, "FIRST", 2)
     large = make(photos)
-    assert large.method == replace(small.method, aggregation="offline")
-    assert large.collection.setup.classes == 4
-    assert large.collection.database.shape("class_vectors")[0] == 4
+    assert large.method == replace(small.method, aggregation="grouped", cascade=2)
+    assert large.collection.setup.classes == 6  # the network has no more
+    explicit = make(photos, aggregation="offline")
+    assert explicit.method == replace(small.method, aggregation="offline")
+    assert explicit.collection.database.shape("class_vectors")[0] == 4
+    few = replace(large.method, groups=3)  # and the first stage needs four
+    assert make(photos, method=few).collection.setup.classes == 4
     expected = make(photos, method=large.method).search(tiny.view(1, 9))
     assert large.search(tiny.view(1, 9)).names == expected.names
     assert make(photos, whitening=None).collection.setup.classes == 3
@@ -441,6 +446,7 @@ def many(tmp_path_factory):
     "method",
     [
         replace(CLASSES, aggregation="offline"),
+        replace(CLASSES, aggregation="grouped", groups=2, cascade=1000),
         search.PLAIN,
         Method("gem", dimensions=6),
     ],

@@ -31,6 +31,7 @@ from cwr_utils.figures.style import (
     two_sizes,
 )
 from cwr_utils.figures.text import fit_line, plain_text, text_width
+from cwr_utils.rerankers import Chain
 
 # What a grid may vary: as lines are called, and along an axis.
 _PARAMETERS = {
@@ -327,7 +328,8 @@ def _line_name(values: Mapping[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         shown = f"{value:g}" if isinstance(value, float) else plain_text(value)
-        shown = "none" if pd.isna(value) else shown
+        if name == "refine":
+            shown = "none" if pd.isna(value) else Chain.parse(str(value)).label
         symbol = _PARAMETERS[name][0]
         parts.append(f"{symbol} = {shown}" if symbol else shown)
     return ", ".join(parts)
