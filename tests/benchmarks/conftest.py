@@ -11,6 +11,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pytest_benchmark.plugin import get_cpu_info
 
@@ -227,6 +228,7 @@ def _details(name, facts):
     lines = ["", f"**{facts['what']}** ({name}.json)"]
     lines += [f"(target: {facts['target']})"] if facts["target"] else []
     lines.append("")
+    tables = {key: rest.pop(key) for key in [*rest] if isinstance(rest[key], list)}
     for key, value in rest.items():
         text = f"{value:.4g}" if isinstance(value, float) else value
         if isinstance(value, dict):
@@ -235,4 +237,15 @@ def _details(name, facts):
                 for k, v in value.items()
             )
         lines.append(f"- {key.replace('_', ' ')}: {text}")
+    for rows in tables.values():
+        table = pd.DataFrame(rows).map(_cell)
+        lines += ["", f"| {' | '.join(table)} |", "|---" * table.shape[1] + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in table.to_numpy()]
     return lines
+
+
+def _cell(value):
+    """A number as a table shows it; nothing where it was not measured."""
+    if isinstance(value, str):
+        return value
+    return "" if pd.isna(value) else f"{value:.3g}"
