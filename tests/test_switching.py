@@ -249,7 +249,7 @@ def test_the_parts_of_upright_squares_add_up_to_their_scores(upright):
     for search, name in pairs:
         collection, result = search.collection, search.results[RERANK]
         match = next(iter(result.matches.values()))[name]
-        pair = contributions._Pair(collection, RERANK, 0, {name: match}, [])
+        pair = contributions._Pair(collection, RERANK, 0, {name: match}, [], ())
         same, rest = contributions.contributions(*pair.parts(name))
         assert sum(same.values()) + rest == pytest.approx(match.score, abs=1e-5)
 

@@ -27,6 +27,7 @@ class Asked:
         self.queries, self.store = tuple(queries), store
         self._vectors = Kept(lambda n: store.read("class_vectors", [n])[0])
         self._probabilities = Kept(lambda n: store.read("probabilities", [n])[0])
+        self._described = Kept(lambda key: self._describe(*key))
         self._matches: dict[tuple, dict[str, Match]] = defaultdict(dict)
 
     @cached_property
@@ -55,7 +56,12 @@ class Asked:
     def describe(
         self, number: int, classes: Sequence[int], aggregator: Aggregator
     ) -> np.ndarray:
-        """(D,) descriptor of a query by some classes."""
+        """(D,) descriptor of a query by some classes; computed once, do not change."""
+        return self._described[aggregator, number, tuple(classes)]
+
+    def _describe(
+        self, aggregator: Aggregator, number: int, classes: tuple[int, ...]
+    ) -> np.ndarray:
         weighing = self.probabilities(number, classes)
         return aggregator(self.vectors(number, classes), weighing)
 

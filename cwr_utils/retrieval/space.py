@@ -218,6 +218,7 @@ class Space:
         self.aggregator = aggregator
         self._spaces = spaces
         self._offline: dict[int, np.ndarray] = {}
+        self._last: tuple[tuple, list[np.ndarray]] = ((), [])  # of `online`
         self._regional = Kept(
             lambda key: aggregation.regional(key[0], self.aggregator, key[1])
         )
@@ -233,7 +234,7 @@ class Space:
     def online(
         self, lists: Sequence[Sequence[int]], probabilities: Sequence | None = None
     ) -> Iterator[np.ndarray]:
-        """(N, D) by each of several lists of classes.
+        """(N, D) by each of several lists of classes; the last are kept if small.
 
         Args:
             lists: of classes.
@@ -244,7 +245,14 @@ class Space:
             probabilities = [np.ones(len(classes)) for classes in lists]
         weights = [own.weights(part) for part in probabilities]
         index = self._spaces.online_index(own.whitening)
-        return index.many(lists, own.repeat_empty, weights)
+        each = 4 * len(index.store) * own.whitening.dimensions
+        if len(lists) * each > aggregation.SUMS_BYTES:
+            return index.many(lists, own.repeat_empty, weights)
+        # Methods that re-rank or expand in different ways ask for the same.
+        key = tuple(map(tuple, lists)), tuple(part.tobytes() for part in weights)
+        if self._last[0] != key:
+            self._last = key, list(index.many(lists, own.repeat_empty, weights))
+        return iter(self._last[1])
 
     def grouped(
         self, method: Method, lists: Sequence[Sequence[int]], probabilities: Sequence

@@ -51,7 +51,7 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
     """
     rows, before = [], None
     opened: dict[str, Collection] = {}
-    photo_seconds: dict[str, float] = {}
+    photo_seconds: dict[tuple, float] = {}
     for step in tqdm(steps, desc="steps"):
         key = digest(step.experiment.facts)
         if key not in opened:
@@ -61,10 +61,14 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
         method = collection.supported(step.method)
         result = collection.run(method)
         row, table = collection.row(result), collection.evaluate(result)
-        parts = {digest(part.facts): part for part in step.experiment.parts}
-        for name, part in parts.items():
+        # Which power the features are raised to changes no time.
+        parts = {
+            (s.network.name, s.layer, s.resize): s
+            for s in (part.setup for part in step.experiment.parts)
+        }
+        for name, setup in parts.items():
             if name not in photo_seconds:
-                photo_seconds[name] = seconds_a_photo(part.setup, part.data)
+                photo_seconds[name] = seconds_a_photo(setup, step.experiment.data)
         row |= {
             "step": step.label,
             "seconds_photo": sum(photo_seconds[name] for name in parts),
