@@ -9,20 +9,24 @@ Groups belong to a photo because fixed ones put classes together that a photo ne
 apart: what looks like a palace looks like a monastery too, and both say something.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from cwr_utils.aggregation import SUMS_BYTES, describe_parts
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.identity import digest
-from cwr_utils.store import ArraySpec, Store, begin_part, open_parts
+from cwr_utils.jobs import hand_out
+from cwr_utils.store import ArraySpec, JoinedStore, Store, begin_part, open_parts
 from cwr_utils.whitening import Whitening
 
 ROWS = 512  # photos read and described at a time
+MOST_JOBS = 128  # each carries the whitening, some MB
 
 
 class Groups(NamedTuple):
@@ -71,7 +75,12 @@ def dequantize(stored: np.ndarray, bits: int, dimensions: int) -> np.ndarray:
     return l2_normalize(stored.astype(np.float32))
 
 
-def derive(store: Store, whitening: Whitening, groups: Groups) -> Store:
+def derive(
+    store: Store,
+    whitening: Whitening,
+    groups: Groups,
+    executor: Executor | None = None,
+) -> Store:
     """The whitened vectors of each photo's most probable classes, kept beside a store.
 
     They are computed where they are not there yet, once for the contents of the photos,
@@ -81,6 +90,9 @@ def derive(store: Store, whitening: Whitening, groups: Groups) -> Store:
         store: class vectors of N images, all or at least `groups.count` of each.
         whitening: fitted on class vectors of another data set.
         groups: what is kept.
+        executor: where the records are computed, for example a process pool or Dask's
+            `Client.get_executor`; its machines see the stores under the same paths.
+            This process if None. The records are the same.
 
     Returns:
         A store with `vectors` (G, D) as `quantize` gives them and `classes` (G,), most
@@ -109,14 +121,74 @@ def derive(store: Store, whitening: Whitening, groups: Groups) -> Store:
     part = begin_part(path, facts, contents, specs)
     if part is None:
         return open_parts(path, facts, contents)
+    missing, places = part.missing_blocks(), [s.path.absolute() for s in store.sources]
+    photos = len(part)
+    begun = photos - sum(len(part.blocks[number]) for number in missing)
+    with tqdm(total=photos, initial=begun, desc="groups of photos", leave=False) as bar:
+        if executor is None:
+            _write_blocks(part, missing, store, whitening, groups.bits, bar.update)
+        else:
+            size = max(1, -(-len(missing) // MOST_JOBS))
+            target = part.path.absolute()
+            jobs = [
+                _Job(target, missing[n : n + size], places, whitening, groups.bits)
+                for n in range(0, len(missing), size)
+            ]
+            hand_out(executor, derive_blocks, jobs, lambda _, done: bar.update(done))
+    return open_parts(path, facts, contents)
+
+
+class _Job(NamedTuple):
+    """Blocks that a machine computes: paths and numbers, no open store.
+
+    Attributes:
+        target: folder of the store that is written.
+        blocks: their numbers.
+        places: folders of the photos' stores.
+        whitening: of the class vectors.
+        bits: of a component.
+    """
+
+    target: Path
+    blocks: list[int]
+    places: list[Path]
+    whitening: Whitening
+    bits: int
+
+
+def derive_blocks(job: _Job) -> int:
+    """Compute and write some blocks, in whatever process this is.
+
+    Returns:
+        The number of their photos.
+    """
+    part = Store.open(job.target)
+    missing = set(part.missing_blocks())  # what a machine wrote before it died stays
+    names = [part.names[row] for number in job.blocks for row in part.blocks[number]]
+    contents = {name: part.hashes[name] for name in names}
+    store = JoinedStore([Store.open(place) for place in job.places], contents)
+    blocks = [number for number in job.blocks if number in missing]
+    _write_blocks(part, blocks, store, job.whitening, job.bits)
+    return len(names)
+
+
+def _write_blocks(
+    part: Store,
+    blocks: Sequence[int],
+    store: Store,
+    whitening: Whitening,
+    bits: int,
+    update: Callable[[int], object] = lambda photos: None,
+) -> None:
+    count = part.shape("classes")[0]
     rows = {name: row for row, name in enumerate(store.names)}
-    for number in part.missing_blocks():
+    for number in blocks:
         chosen = [rows[part.names[index]] for index in part.blocks[number]]
         vectors = whitening(store.top_class_vectors(count, chosen))
         classes = store.top_classes(count, chosen)
-        values = {"classes": classes, "vectors": quantize(vectors, groups.bits)}
+        values = {"classes": classes, "vectors": quantize(vectors, bits)}
         part.write_block(number, values)
-    return open_parts(path, facts, contents)
+        update(len(chosen))
 
 
 def groups_path(photos: Path, facts: Mapping) -> Path:

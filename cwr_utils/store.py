@@ -180,6 +180,11 @@ class Store:
         starts = range(0, len(self), self.block)
         return [range(i, min(i + self.block, len(self))) for i in starts]
 
+    @property
+    def sources(self) -> list["Store"]:
+        """The stores on disk that are read."""
+        return [self]
+
     def missing_blocks(self) -> list[int]:
         """Numbers of the blocks that are not complete on disk."""
         return [
@@ -572,6 +577,11 @@ class JoinedStore(Store):
         self.names, self.hashes = list(images), dict(images)
         self._stores = list(stores)
         self._places = np.array([places[content] for content in images.values()])
+
+    @property
+    def sources(self) -> list[Store]:
+        """See `Store.sources`."""
+        return self._stores
 
     def missing_blocks(self) -> list[int]:
         """None: every image was found."""

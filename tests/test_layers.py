@@ -15,6 +15,7 @@ ROWS = {
     "arrays": 0,
     "files": 0,
     "identity": 0,
+    "jobs": 0,
     "names": 0,
     "pickles": 0,
     "protocol": 0,

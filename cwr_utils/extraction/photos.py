@@ -9,9 +9,9 @@ order, on any executor, more than once if a machine dies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from cwr_utils.extraction.describer import (
     most_regions,
 )
 from cwr_utils.images import Size, read_image, resize_image
+from cwr_utils.jobs import hand_out
 from cwr_utils.networks import compile_options
 from cwr_utils.store import (
     BLOCK,
@@ -133,7 +134,13 @@ def extract(
         if executor is None:
             _extract_here(describer, store, shards, bar.update, on_block)
         else:
-            _extract_there(executor, setup.recipe, shards, bar.update, on_block)
+
+            def note(shard: Shard, number: int) -> None:
+                bar.update(len(shard.photos))
+                on_block(number)
+
+            work = partial(extract_shard, recipe=setup.recipe)
+            hand_out(executor, work, shards, note)
     return open_parts(path, facts, contents)
 
 
@@ -183,21 +190,6 @@ def extract_shard(shard: Shard, recipe: tuple) -> int:
 @lru_cache(maxsize=1)
 def _describer(recipe: tuple) -> Describer:
     return Describer(Setup.again(recipe))
-
-
-def _extract_there(
-    executor: Executor, recipe: tuple, shards: Sequence[Shard], update, on_block
-) -> None:
-    """Hand every shard to an executor; the first error cancels what has not begun."""
-    futures = {executor.submit(extract_shard, shard, recipe): shard for shard in shards}
-    try:
-        for future in as_completed(futures):
-            number = future.result()
-            update(len(futures[future].photos))
-            on_block(number)
-    finally:
-        for future in futures:
-            future.cancel()
 
 
 def _extract_here(
