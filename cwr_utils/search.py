@@ -21,6 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,7 @@ def index(
     power: float = 2.0,
     cache_dir: str | Path = ROOT / "cache",
     data_root: str | Path = ROOT / "data",
+    executor: Executor | None = None,
 ) -> Index:
     """Describe the photos of a folder and its subfolders, with a progress bar.
 
@@ -387,6 +389,9 @@ def index(
             photos, and with a method that needs no other classes than a photo's own,
             about 0.4 MB; "grouped" that and what `photo_bytes` says.
         data_root: where the whitening photos are put.
+        executor: where photos are described and groups made, for example Dask's
+            `Client.get_executor`; its machines see all folders under the same paths.
+            This process if None.
 
     Raises:
         DatasetError: if the folder holds no readable image, or the whitening set that
@@ -419,8 +424,8 @@ def index(
             for setup in setups
         ]
     check_limits([method], _experiment(photos, others))
-    databases = photos.describe()
-    described = others.describe() if others else [None] * len(setups)
+    databases = photos.describe(executor)
+    described = others.describe(executor) if others else [None] * len(setups)
     also: list[Collection] = []
     # The last first, as the first one holds the others; and all without what only
     # decoding has shown to be damaged.
@@ -435,6 +440,9 @@ def index(
         also.insert(0, opened)
     for part in filter(None, (photos, others)):
         part.warn()
+    if grouped:
+        for member in also:
+            member.spaces.grouped_index(method, executor)
     return Index(also[0], method, photos.unreadable)
 
 
@@ -511,9 +519,12 @@ class _Photos:
         self.data, self.setups, self.root = data, setups, Path(data.name)
         self.unreadable: dict[str, str] = {}
 
-    def describe(self) -> list[Store]:
+    def describe(self, executor: Executor | None = None) -> list[Store]:
         """A store for each setup; what is in it already is not described again."""
-        return [extraction.extract(self.data, setup) for setup in self.setups]
+        return [
+            extraction.extract(self.data, setup, executor=executor)
+            for setup in self.setups
+        ]
 
     def warn(self) -> None:
         """Warn whoever called `index` of what is left out."""
@@ -544,14 +555,15 @@ class _Folder(_Photos):
         if len(self._facts) > known:
             seen.remember(record, self._paths, self._facts)
 
-    def describe(self) -> list[Store]:
+    def describe(self, executor: Executor | None = None) -> list[Store]:
         """Their stores, without files that only decoding shows to be damaged."""
         # Of many photos an interruption may cost more of them, one in a hundred.
         size = min(BLOCK, max(LEAST_BLOCK, len(self.data.images) // 100))
         while True:
             try:
                 return [
-                    extraction.extract(self.data, s, block=size) for s in self.setups
+                    extraction.extract(self.data, s, block=size, executor=executor)
+                    for s in self.setups
                 ]
             except ImageError:
                 broken = _undecodable(self.data, self.setups)

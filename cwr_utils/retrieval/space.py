@@ -1,6 +1,7 @@
 """Whitenings of the training photos, and the database's descriptors in each of them."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,7 +126,7 @@ class Spaces:
             lambda key: Space(self, Aggregator(self._kept[key[0]], *key[1:]))
         )
         self._index: OnlineIndex | None = None
-        self._grouped = Kept(lambda key: self._grouped_index(*key))
+        self._grouped: dict[tuple, GroupedIndex] = {}
         self._baseline: tuple[tuple, np.ndarray] | None = None
 
     def fresh(self) -> "Spaces":
@@ -192,17 +193,28 @@ class Spaces:
             self._index = OnlineIndex(self.database, fitted)
         return self._index
 
-    def grouped_index(self, method: Method) -> GroupedIndex:
+    def grouped_index(
+        self, method: Method, executor: Executor | None = None
+    ) -> GroupedIndex:
         """The index of a method that is "grouped"; its store is made where it is not.
+
+        Args:
+            method: whose groups and whitening they are.
+            executor: where the store is made, see `grouping.derive`.
 
         Raises:
             StoreError: if the photos' store keeps fewer classes than the method.
         """
-        return self._grouped[method.whitened_by, Groups(method.groups, method.bits)]
+        key = method.whitened_by, Groups(method.groups, method.bits)
+        if key not in self._grouped:
+            self._grouped[key] = self._grouped_index(*key, executor)
+        return self._grouped[key]
 
-    def _grouped_index(self, whitened_by: tuple, groups: Groups) -> GroupedIndex:
+    def _grouped_index(
+        self, whitened_by: tuple, groups: Groups, executor: Executor | None
+    ) -> GroupedIndex:
         fitted = self._kept[whitened_by]
-        store = derive(self.database, fitted, groups)
+        store = derive(self.database, fitted, groups, executor)
         return GroupedIndex(store, fitted.dimensions, self._class_weights)
 
 
