@@ -102,7 +102,7 @@ def compile_once():
     """Put `describer` in the place of the class wherever photos are described."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (photos, queries, collection):
-            patch.setattr(module, "Describer", describer)
+            patch.setattr(module, "describer_of", describer)
         yield
 
 

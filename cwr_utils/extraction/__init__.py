@@ -10,7 +10,7 @@ from cwr_utils.extraction.conf import (
     Setup,
     together,
 )
-from cwr_utils.extraction.describer import Describer
+from cwr_utils.extraction.describer import Describer, describer_of
 from cwr_utils.extraction.maps import ImageMaps
 from cwr_utils.extraction.photos import (
     Shard,
@@ -29,6 +29,7 @@ __all__ = [
     "MOST_TOP_CLASSES",
     "VECTOR_FACTS",
     "Describer",
+    "describer_of",
     "ImageMaps",
     "Setup",
     "Shard",

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -201,6 +202,15 @@ class Describer:
             for side, scale in zip((width, height), scales, strict=True)
         ]
         return scale_image(crop, (sides[0], sides[1]))
+
+
+@lru_cache(maxsize=4)
+def describer_of(setup: Setup) -> Describer:
+    """The describer of a setup, the same for photos, queries and whitening photos.
+
+    To compile a graph takes as long as a dozen photos.
+    """
+    return Describer(setup)
 
 
 def most_regions(grids: Iterable[tuple[int, int]]) -> int:

@@ -24,6 +24,7 @@ from cwr_utils.extraction.conf import Setup
 from cwr_utils.extraction.describer import (
     Describer,
     array_specs,
+    describer_of,
     finish,
     most_regions,
 )
@@ -105,7 +106,7 @@ def extract(
             "with `networks.load`, or set its `recipe`."
         )
     path = Path(setup.photos_path(dataset) if path is None else path).absolute()
-    describer = Describer(setup)
+    describer = describer_of(setup)
     facts, contents = setup.photo_facts(dataset), photo_contents(dataset)
     sizes = {dataset.target_size(n, setup.policy) for n in dataset.images}
     store = begin_part(

@@ -10,6 +10,7 @@ from cwr_utils.extraction.conf import Setup
 from cwr_utils.extraction.describer import (
     Describer,
     array_specs,
+    describer_of,
     finish,
     most_regions,
 )
@@ -40,7 +41,7 @@ def extract_queries(
             f"{dataset.name} has no queries: there is nothing to describe."
         )
     path = Path(setup.queries_path(dataset) if path is None else path)
-    describer = Describer(setup.of_queries)
+    describer = describer_of(setup.of_queries)
     grids = {_grid(describer, dataset, query) for query in dataset.queries}
     facts, contents = setup.query_facts(), query_contents(dataset)
     specs = array_specs(setup.of_queries, most_regions(grids))

@@ -18,6 +18,7 @@ from cwr_utils.extraction import (
     Describer,
     ImageMaps,
     describe_query,
+    describer_of,
     open_photos,
     open_queries,
     query_content,
@@ -264,7 +265,7 @@ class Collection:
     @cached_property
     def describer(self) -> Describer:
         """What describes queries that are in no store."""
-        return Describer(self.setup.of_queries)
+        return describer_of(self.setup.of_queries)
 
     @property
     def top_classes(self) -> np.ndarray:

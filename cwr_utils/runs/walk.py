@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from cwr_utils import evaluation
 from cwr_utils.datasets import Dataset
-from cwr_utils.extraction import MOST_TOP_CLASSES, Describer, Setup
+from cwr_utils.extraction import MOST_TOP_CLASSES, Setup, describer_of
 from cwr_utils.identity import digest
 from cwr_utils.images import read_image, resize_image
 from cwr_utils.retrieval import Collection, Experiment, Method
@@ -98,7 +98,7 @@ def seconds_a_photo(setup: Setup, data: Dataset) -> float:
         setup: how to describe them.
         data: the photos.
     """
-    describer = Describer(setup)
+    describer = describer_of(setup)
     shapes: dict[tuple, list[str]] = {}
     for name in data.images:
         shapes.setdefault(setup.policy.target_size(*data.size(name)), []).append(name)
