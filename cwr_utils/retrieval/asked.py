@@ -25,7 +25,7 @@ class Asked:
     def __init__(self, queries: Sequence[Query], store: Store):
         """Hold the store; nothing is read yet."""
         self.queries, self.store = tuple(queries), store
-        self._vectors = Kept(lambda n: store.read("class_vectors", [n])[0])
+        self._vectors = Kept(self._block)
         self._probabilities = Kept(lambda n: store.read("probabilities", [n])[0])
         self._described = Kept(lambda key: self._describe(*key))
         self._matches: dict[tuple, dict[str, Match]] = defaultdict(dict)
@@ -45,9 +45,15 @@ class Asked:
         known = self.top_classes[number].tolist()
         return first_classes(known, count, "list of a query's top classes")
 
+    def _block(self, block: int) -> np.ndarray:
+        """(n, C, K) class vectors of a block, to read which takes as long as one."""
+        rows = self.store.blocks[block]
+        return self.store.read("class_vectors", slice(rows.start, rows.stop))
+
     def vectors(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C, K) class vectors of a query."""
-        return self._vectors[number][list(classes)]
+        block, row = divmod(number, self.store.block)
+        return self._vectors[block][row, list(classes)]
 
     def probabilities(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C,) probabilities of classes for a query."""

@@ -10,31 +10,31 @@ from pathlib import Path
 import pandas as pd
 
 from cwr_utils import evaluation, files, identity
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, Result
 from cwr_utils.runs.source import RunError
 
 MOST_ROWS = 60  # of a table on a screen
 _PRECISIONS = [f"mP@{k}" for k in evaluation.DEPTHS]
 
 
-def time_queries(collection: Collection, methods: Iterable[Method]) -> pd.Series:
-    """Seconds a query of each method: to describe the stored vectors and to rank.
+def timed(collection: Collection, method: Method) -> tuple[Result, float]:
+    """What a method finds, and the seconds a query: to describe and to rank.
 
-    Each method has the stores to itself, so that no time is another one's; its
-    whitening is fitted before.
-
-    Returns:
-        By `Method.slug`.
+    It has the stores to itself, so that no time is another one's; its whitening is
+    fitted before.
     """
-    seconds = {}
-    for method in methods:
-        for member in (collection, *collection.also):
-            member.whitening(method)
-        alone = collection.fresh()
-        begun = time.monotonic()
-        alone.run(method)
-        seconds[method.slug] = time.monotonic() - begun
-    return pd.Series(seconds, name="seconds_query") / len(collection.data.queries)
+    for member in (collection, *collection.also):
+        member.whitening(method)
+    alone = collection.fresh()
+    begun = time.monotonic()
+    result = alone.run(method)
+    return result, (time.monotonic() - begun) / len(collection.data.queries)
+
+
+def time_queries(collection: Collection, methods: Iterable[Method]) -> pd.Series:
+    """Seconds a query of each method, by `Method.slug`; see `timed`."""
+    seconds = {method.slug: timed(collection, method)[1] for method in methods}
+    return pd.Series(seconds, name="seconds_query")
 
 
 def side_by_side(

@@ -46,7 +46,7 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
     Returns:
         Columns of `Collection.row`, and: "step"; "gain", "gain_low", "gain_high", a
         paired bootstrap over landmarks; "seconds_photo" to decode and describe a photo
-        (`seconds_a_photo`, all setups); "seconds_query" of `tables.time_queries`;
+        (`seconds_a_photo`, all setups); "seconds_query" of `tables.timed`;
         "descriptor_bytes" and "store_bytes" a photo.
     """
     rows, before = [], None
@@ -59,7 +59,7 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
             opened[key] = Collection.open(step.experiment)
         collection = opened[key]
         method = collection.supported(step.method)
-        result = collection.run(method)
+        result, seconds = tables.timed(collection, method)
         row, table = collection.row(result), collection.evaluate(result)
         # Which power the features are raised to changes no time.
         parts = {
@@ -72,7 +72,7 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
         row |= {
             "step": step.label,
             "seconds_photo": sum(photo_seconds[name] for name in parts),
-            "seconds_query": tables.time_queries(collection, [method])[method.slug],
+            "seconds_query": seconds,
             "descriptor_bytes": 4 * collection.descriptors(method, 0)[0].size,
             "store_bytes": sum(
                 member.database.disk_bytes() / len(member.database)
