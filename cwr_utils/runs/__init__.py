@@ -11,13 +11,14 @@ from cwr_utils.names import on_demand
 from cwr_utils.runs.source import method, methods
 
 if TYPE_CHECKING:
+    from cwr_utils.runs.data import load_data
     from cwr_utils.runs.record import contents, peak_memory, start
     from cwr_utils.runs.tables import (
         format_difficulties,
         format_table,
         time_queries,
     )
-    from cwr_utils.runs.workbench import load_data, open_workbench
+    from cwr_utils.runs.workbench import open_workbench
 
 __all__ = [
     "contents",
@@ -35,6 +36,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("contents", "peak_memory", "start"), "record"),
     **dict.fromkeys(("format_difficulties", "format_table", "time_queries"), "tables"),
-    **dict.fromkeys(("load_data", "open_workbench"), "workbench"),
+    "load_data": "data",
+    "open_workbench": "workbench",
 }
 __getattr__ = on_demand(__name__, _HOMES)

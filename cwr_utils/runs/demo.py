@@ -12,7 +12,6 @@ from typing import Any
 from cwr_utils import datasets
 from cwr_utils.runs import notebook, record, source, tables
 from cwr_utils.runs.source import NOTEBOOKS, SWEEP_NOTEBOOKS, RunError
-from cwr_utils.runs.workbench import Loader
 
 # Notebook -> those whose files it reads. The demo runs two at a time, as a notebook
 # spends half of its time starting up, in this order: what others wait for comes first.
@@ -49,6 +48,8 @@ def run(
         RunError: if the parameters name what is not there or cannot be, or a notebook
             fails.
     """
+    from cwr_utils.runs.workbench import Loader  # which loads Keras
+
     begun = time.monotonic()
     loader = Loader()
     for name in notebooks:

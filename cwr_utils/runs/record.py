@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 
 import cwr_utils
 from cwr_utils import figures, files, identity
-from cwr_utils.backend import keras
 from cwr_utils.datasets import Dataset
 from cwr_utils.runs import source, tables
 from cwr_utils.runs.source import RunError
@@ -214,12 +213,10 @@ def _shown(name: str, value: Any) -> Any:
 def _environment() -> dict[str, Any]:
     versions = {"cwr_utils": cwr_utils.__version__, "python": platform.python_version()}
     versions |= {package: metadata.version(package) for package in PACKAGES}
-    device = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "backend": keras.backend.backend(),
-        "devices": [str(device) for device in keras.distribution.list_devices()],
-    }
+    device = {"machine": platform.machine(), "cores": os.cpu_count()}
+    if keras := sys.modules.get("keras"):  # not for a run that has no network
+        device["backend"] = keras.backend.backend()
+        device["devices"] = list(map(str, keras.distribution.list_devices()))
     return {"versions": versions, "commit": _commit(), "device": device}
 
 

@@ -6,18 +6,22 @@ import time
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from cwr_utils import evaluation, files, identity
-from cwr_utils.retrieval import Collection, Experiment, Method, Result
+from cwr_utils.retrieval import Method, Result
 from cwr_utils.runs.source import RunError
+
+if TYPE_CHECKING:  # tables of numbers need no network
+    from cwr_utils.retrieval import Collection, Experiment
 
 MOST_ROWS = 60  # of a table on a screen
 _PRECISIONS = [f"mP@{k}" for k in evaluation.DEPTHS]
 
 
-def timed(collection: Collection, method: Method) -> tuple[Result, float]:
+def timed(collection: "Collection", method: Method) -> tuple[Result, float]:
     """What a method finds, and the seconds a query: to describe and to rank.
 
     It has the stores to itself, so that no time is another one's; its whitening is
@@ -31,14 +35,14 @@ def timed(collection: Collection, method: Method) -> tuple[Result, float]:
     return result, (time.monotonic() - begun) / len(collection.data.queries)
 
 
-def time_queries(collection: Collection, methods: Iterable[Method]) -> pd.Series:
+def time_queries(collection: "Collection", methods: Iterable[Method]) -> pd.Series:
     """Seconds a query of each method, by `Method.slug`; see `timed`."""
     seconds = {method.slug: timed(collection, method)[1] for method in methods}
     return pd.Series(seconds, name="seconds_query")
 
 
 def side_by_side(
-    rows: pd.DataFrame, experiment: Experiment
+    rows: pd.DataFrame, experiment: "Experiment"
 ) -> tuple[pd.DataFrame, list[str]]:
     """The rows that were measured in one experiment, and why the others are not.
 
