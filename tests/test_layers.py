@@ -61,6 +61,7 @@ BACKENDS = {"tensorflow", "torch", "jax", "jaxlib"}
 # Importable at once, without a deep-learning library.
 LIGHT = ["cwr_utils", "cwr_utils.datasets", "cwr_utils.images", "cwr_utils.evaluation"]
 LIGHT += ["cwr_utils.runs", "cwr_utils.retrieval", "cwr_utils.__main__"]
+LIGHT += ["cwr_utils.runs.demo", "cwr_utils.runs.data", "cwr_utils.runs.record"]
 
 
 def room(path):

@@ -165,15 +165,16 @@ def test_bench_million(measure, full_size, source, tmp_path):
         forget(million.path)
         facts["opened, s"], index = timed(million.open)
         queries, classes = million.queries()
-        offline = million.offline
+        half = million.offline
+        offline = half.astype(np.float32)
 
         def closer(number, some):
             """Similarities of some photos by their groups."""
             described = index.describe(some, classes[number], million.weights)
             return described @ queries[number]
 
-        def exact(number, top):
-            return ranking.search(queries[number][None], offline, top)[1][0]
+        def exact(number, top, database=offline):
+            return ranking.search(queries[number][None], database, top)[1][0]
 
         def cascade(number, first):
             return first[ranking.order(closer(number, first), TOP)]
@@ -196,14 +197,17 @@ def test_bench_million(measure, full_size, source, tmp_path):
             rows.append({**row, "peak, GiB": peak_memory() / 2**10, **more})
 
         way("offline, exact", lambda n: exact(n, TOP), offline.nbytes)
+        way("offline, half precision", lambda n: exact(n, TOP, half), half.nbytes)
         for depth in depths:
             name = f"cascade, exact, L = {depth:,}"
             way(name, lambda n, d=depth: cascade(n, exact(n, d)), offline.nbytes)
-        for factory in (f"IVF{cells},SQ8", f"IVF{cells},{SMALL}")[: 1 + full_size]:
+        factories = ["SQ8", f"IVF{cells},SQ8", f"IVF{cells},{SMALL}"]
+        for factory in factories[: 2 + full_size]:
             build, approximate = timed(
                 lambda f=factory: ranking.faiss_index(offline, f)
             )
-            faiss.extract_index_ivf(approximate).nprobe = max(4, cells // 32)
+            if "IVF" in factory:
+                faiss.extract_index_ivf(approximate).nprobe = max(4, cells // 32)
             held = faiss.serialize_index(approximate).nbytes
 
             def near(number, top, approximate=approximate):
@@ -225,7 +229,7 @@ def test_bench_million(measure, full_size, source, tmp_path):
         return {**facts, "ways": rows}
 
     facts = measure("A million photos", bench, "cascade of 1,000 in 0.5 s, 24 GiB")
-    assert len(facts["ways"]) == 4 + 2 * full_size + len(depths)
+    assert len(facts["ways"]) == 7 + 2 * full_size + len(depths)
     recalls = {row["way"]: row[f"recall@{TOP}"] for row in facts["ways"]}
     assert recalls[EVERY] == recalls["offline, exact"] == 1
     deeper = [recalls[f"cascade, exact, L = {depth:,}"] for depth in depths]
