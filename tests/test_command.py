@@ -267,6 +267,14 @@ def test_no_whitening_without_photos_to_fit_it_on(experiment):
     limits.check_limits([Method("rmac_max", dimensions=0)], without)
 
 
+def test_no_baselines_where_their_vectors_are_not_kept(experiment):
+    kept = replace(experiment, setup=replace(experiment.setup, baselines=False))
+    method = Method(num_classes=2, num_whitening_classes=3, dimensions=8)
+    limits.check_limits([method, replace(method, aggregation="regional")], kept)
+    with pytest.raises(ValueError, match="Raw features needs the vectors of poolings"):
+        limits.check_limits([Method("sum", dimensions=0)], kept)
+
+
 def test_a_fault_in_the_data_is_found_without_a_kernel(world, tmp_path):
     photos, others = project.photos(tmp_path / "a/p"), project.photos(tmp_path / "b")
     given = {"dataset": str(photos), "whitening_dataset": str(others)}

@@ -198,6 +198,22 @@ def test_top_classes_mode_keeps_the_same_rows(store, data, tmp_path):
         )
 
 
+@pytest.mark.parametrize("regional", [0, 2])
+def test_a_store_without_baselines_keeps_the_rest(store, data, tmp_path, regional):
+    setup = tiny.setup(baselines=False, region_classes=regional)
+    kept = extract(data, setup, tmp_path / "s", batch=1, block=4)
+    left = {"top_classes", "probabilities", "empty_cams", "class_vectors"}
+    assert {*kept.arrays} - {"region_vectors"} == left
+    assert kept.has("region_vectors") == bool(regional)
+    for name in left:
+        expected = store.read(name)
+        np.testing.assert_allclose(kept.read(name), expected, rtol=2e-3, atol=1e-4)
+    assert kept.config["baselines"] is False
+    assert "baselines" not in SETUP.photo_facts(data)  # those from before stay valid
+    queries = extract_queries(data, setup, tmp_path / "q")
+    assert {*queries.arrays} == {*kept.arrays}
+
+
 @pytest.mark.parametrize(("batch", "block"), [(3, 4), (2, 18)])
 def test_the_batch_changes_nothing(store, data, tmp_path, batch, block):
     """Sizes and orientations mixed within a block, and batches that are not full."""

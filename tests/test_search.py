@@ -393,7 +393,9 @@ def test_a_large_folder_keeps_only_what_its_search_needs(make, photos, monkeypat
     assert make(photos, method=few).collection.setup.classes == 4
     expected = make(photos, method=large.method).search(tiny.view(1, 9))
     assert large.search(tiny.view(1, 9)).names == expected.names
-    assert make(photos, whitening=None).collection.setup.classes == 3
+    plain = make(photos, whitening=None).collection
+    assert plain.setup.classes == 3 and plain.database.has("regions")
+    assert not large.collection.database.has("regions")
     # Online aggregation chooses among all of them.
     assert make(photos, method=CLASSES).collection.setup.classes is None
 

@@ -46,6 +46,8 @@ class Setup:
             online aggregation can choose any. Queries always keep all.
         region_classes: number of its own most probable classes by which every R-MAC
             region of a photo is described too, for regional aggregation; 0 is none.
+        baselines: whether to keep the vectors of poolings without classes too (SPoC,
+            CroW, R-MAC ...), more than those of 32 classes.
         dtype: of the stored vectors, "float16" or, twice as large, "float32".
         protocol: flags where paper and code differ.
     """
@@ -57,6 +59,7 @@ class Setup:
     power: float = 1.0
     classes: int | None = None
     region_classes: int = 0
+    baselines: bool = True
     dtype: str = "float16"
     protocol: Protocol = PRESETS["corrected"]
 
@@ -157,6 +160,7 @@ class Setup:
             "region_classes": self.region_classes,
             "dtype": self.dtype,
             "flip_negative_cams": self.protocol.flip_negative_cams,
+            **({} if self.baselines else {"baselines": False}),
         }
 
     @property

@@ -38,6 +38,7 @@ class _Vectors(keras.layers.Layer):
         self._classes, self._power = setup.classes, setup.power
         self._flip, self._dtype = setup.protocol.flip_negative_cams, setup.dtype
         self._region_classes = setup.region_classes
+        self._left_out = () if setup.baselines else ("globals", "regions")
 
     def call(self, maps: dict) -> dict:
         chosen, cams, region_cams = {}, None, None
@@ -53,6 +54,8 @@ class _Vectors(keras.layers.Layer):
         # As stored: half the bytes leave the device, and NumPy casts slowly.
         for name in described.keys() & {"class_vectors", "region_vectors"}:
             chosen[name] = ops.cast(described[name], self._dtype)
+        for name in self._left_out:
+            del described[name]
         return {**described, **chosen, "logits": maps["logits"]}
 
     def _top_cams(self, maps: dict, count: int) -> tuple:
@@ -223,7 +226,12 @@ def array_specs(setup: Setup, regions: int) -> dict[str, ArraySpec]:
     classes, channels = len(setup.network.class_names), setup.channels
     kept, dtype = setup.classes or classes, setup.dtype
     top = setup.classes or min(classes, MOST_TOP_CLASSES)
-    by_region = {}
+    pooled, by_region = {}, {}
+    if setup.baselines:
+        pooled = {
+            "globals": ArraySpec((len(GLOBAL_POOLINGS), channels), dtype),
+            "regions": ArraySpec((len(REGION_POOLINGS), regions, channels), dtype),
+        }
     if setup.region_classes:
         shape = regions, setup.region_classes, channels
         by_region["region_vectors"] = ArraySpec(shape, dtype)
@@ -231,8 +239,7 @@ def array_specs(setup: Setup, regions: int) -> dict[str, ArraySpec]:
         "top_classes": ArraySpec((top,), "int32"),
         "probabilities": ArraySpec((classes,), "float32"),
         "empty_cams": ArraySpec((), "int32"),
-        "globals": ArraySpec((len(GLOBAL_POOLINGS), channels), dtype),
-        "regions": ArraySpec((len(REGION_POOLINGS), regions, channels), dtype),
+        **pooled,
         **by_region,
         "class_vectors": ArraySpec((kept, channels), dtype, by_row=True),
     }
@@ -241,13 +248,13 @@ def array_specs(setup: Setup, regions: int) -> dict[str, ArraySpec]:
 def finish(described: dict, store: Store) -> dict[str, np.ndarray]:
     """Arrays of the store from those of the graph, R-MAC regions padded with zeros."""
     logits = described["logits"]
-    arrays = {name: described[name] for name in described if name != "logits"}
+    arrays = {name: described[name] for name in described if store.has(name)}
     arrays["probabilities"] = softmax(logits)
     if "top_classes" not in arrays:
         arrays["top_classes"] = top_classes(logits, store.shape("top_classes")[0])
-    padding = store.shape("regions")[1] - arrays["regions"].shape[2]
     for name, axis in (("regions", 2), ("region_vectors", 1)):
         if name in arrays:
+            padding = store.shape(name)[axis - 1] - arrays[name].shape[axis]
             widths = [(0, padding * (a == axis)) for a in range(arrays[name].ndim)]
             arrays[name] = np.pad(arrays[name], widths)
     return arrays

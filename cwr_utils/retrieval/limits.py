@@ -28,6 +28,11 @@ def check_limits(
     photos = len(set(training.hashes().values())) if training else 0
     for part, method in itertools.product(experiment.parts, methods):
         setup = part.setup
+        if not (method.by_class or setup.baselines):
+            raise ValueError(
+                f"{method.label} needs the vectors of poolings without classes, which "
+                "`Setup(baselines=False)` does not keep: take a class aggregation."
+            )
         known = min(len(setup.network.class_names), MOST_TOP_CLASSES)
         asked = ["num_classes", "num_whitening_classes"] if method.by_class else []
         asked += ["rerank_classes"] if method.rerank else []
