@@ -9,15 +9,16 @@ image's own most probable (offline, OfA), the query's (online, OnA), or one fixe
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from cwr_utils import derived
 from cwr_utils.arrays import check_shape, l2_normalize, widen
-from cwr_utils.store import Store, StoreError
+from cwr_utils.store import ArraySpec, Store, StoreError
 from cwr_utils.whitening import Whitening
 
 BLOCK_IMAGES = 512  # 1 MiB of 512 channels: stays in a core's cache
@@ -159,6 +160,48 @@ def offline(
     return descriptors
 
 
+def keep_offline(
+    store: Store,
+    aggregator: Aggregator,
+    num_classes: int,
+    executor: Executor | None = None,
+) -> Store:
+    """`offline` of one N_C for a collection too large to do it anew each time.
+
+    Args:
+        store: class vectors of N images.
+        aggregator: with a whitening fitted on class vectors of another data set.
+        num_classes: N_C.
+        executor: where the descriptors are computed, see `derived.derive`.
+
+    Returns:
+        A store with `descriptors` (D,), kept beside that of the images.
+    """
+    whitening = aggregator.whitening
+    facts = {
+        "of": "offline",
+        "whitening": whitening.sha256,
+        "dimensions": whitening.dimensions,
+        "num_classes": num_classes,
+        "class_weighting": aggregator.weighting,
+        "repeat_empty": aggregator.repeat_empty,
+    }
+    specs = {"descriptors": ArraySpec((whitening.dimensions,), "float32")}
+    compute = partial(_descriptors, aggregator=aggregator, num_classes=num_classes)
+    name = f"offline{num_classes}"
+    return derived.derive(store, name, facts, specs, compute, executor)
+
+
+def _descriptors(
+    store: Store, rows: Sequence[int], aggregator: Aggregator, num_classes: int
+) -> dict[str, np.ndarray]:
+    """Offline descriptors of some images."""
+    vectors, probabilities = store.top_class_vectors(num_classes, rows), None
+    if aggregator.weighting == "probability":
+        probabilities = _probabilities(store, rows, vectors.shape[1])
+    return {"descriptors": aggregator(vectors, probabilities)}
+
+
 def regional(
     store: Store, aggregator: Aggregator, num_classes: int, rows: int = BLOCK_IMAGES
 ) -> np.ndarray:
@@ -210,7 +253,9 @@ def region_vectors(
     return store.read("region_vectors", images)[:, :, :num_classes]
 
 
-def _probabilities(store: Store, images: slice, num_classes: int) -> np.ndarray:
+def _probabilities(
+    store: Store, images: slice | Sequence[int] | np.ndarray, num_classes: int
+) -> np.ndarray:
     """(n, C) probabilities of the first classes of some images."""
     top = store.read("top_classes", images)[:, :num_classes]
     return np.take_along_axis(store.read("probabilities", images), top, axis=1)

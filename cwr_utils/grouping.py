@@ -9,24 +9,20 @@ Groups belong to a photo because fixed ones put classes together that a photo ne
 apart: what looks like a palace looks like a monastery too, and both say something.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from cwr_utils import derived
 from cwr_utils.aggregation import SUMS_BYTES, describe_parts
 from cwr_utils.arrays import check_shape, l2_normalize
-from cwr_utils.identity import digest
-from cwr_utils.jobs import hand_out
-from cwr_utils.store import ArraySpec, JoinedStore, Store, begin_part, open_parts
+from cwr_utils.store import ArraySpec, Store
 from cwr_utils.whitening import Whitening
 
 ROWS = 512  # photos read and described at a time
-MOST_JOBS = 128  # each carries the whitening, some MB
 
 
 class Groups(NamedTuple):
@@ -90,9 +86,7 @@ def derive(
         store: class vectors of N images, all or at least `groups.count` of each.
         whitening: fitted on class vectors of another data set.
         groups: what is kept.
-        executor: where the records are computed, for example a process pool or Dask's
-            `Client.get_executor`; its machines see the stores under the same paths.
-            This process if None. The records are the same.
+        executor: where the records are computed, see `derived.derive`.
 
     Returns:
         A store with `vectors` (G, D) as `quantize` gives them and `classes` (G,), most
@@ -102,99 +96,33 @@ def derive(
         StoreError: if the store keeps fewer classes, or the disk is full.
     """
     count = min(groups.count, store.shape("probabilities")[0])
-    facts = {
-        "of": "groups",
-        "photos": digest(store.config),
-        "whitening": whitening.sha256,
-        "dimensions": whitening.dimensions,
-        "groups": count,
-        "bits": groups.bits,
-    }
     first = np.zeros((1, whitening.dimensions), np.float32)
     kept = quantize(first, groups.bits)
     specs = {
         "classes": ArraySpec((count,), "int32"),
         "vectors": ArraySpec((count, kept.shape[1]), kept.dtype.name, by_photo=True),
     }
-    path = groups_path(store.path, facts)
-    contents = dict(store.items())
-    part = begin_part(path, facts, contents, specs)
-    if part is None:
-        return open_parts(path, facts, contents)
-    missing, places = part.missing_blocks(), [s.path.absolute() for s in store.sources]
-    photos = len(part)
-    begun = photos - sum(len(part.blocks[number]) for number in missing)
-    with tqdm(total=photos, initial=begun, desc="groups of photos", leave=False) as bar:
-        if executor is None:
-            _write_blocks(part, missing, store, whitening, groups.bits, bar.update)
-        else:
-            size = max(1, -(-len(missing) // MOST_JOBS))
-            target = part.path.absolute()
-            jobs = [
-                _Job(target, missing[n : n + size], places, whitening, groups.bits)
-                for n in range(0, len(missing), size)
-            ]
-            hand_out(executor, derive_blocks, jobs, lambda _, done: bar.update(done))
-    return open_parts(path, facts, contents)
+    facts = {
+        "of": "groups",
+        "whitening": whitening.sha256,
+        "dimensions": whitening.dimensions,
+        "groups": count,
+        "bits": groups.bits,
+    }
+    compute = partial(
+        _records, whitening=whitening, groups=groups._replace(count=count)
+    )
+    name = f"g{count}-b{groups.bits}"
+    return derived.derive(store, name, facts, specs, compute, executor)
 
 
-class _Job(NamedTuple):
-    """Blocks that a machine computes: paths and numbers, no open store.
-
-    Attributes:
-        target: folder of the store that is written.
-        blocks: their numbers.
-        places: folders of the photos' stores.
-        whitening: of the class vectors.
-        bits: of a component.
-    """
-
-    target: Path
-    blocks: list[int]
-    places: list[Path]
-    whitening: Whitening
-    bits: int
-
-
-def derive_blocks(job: _Job) -> int:
-    """Compute and write some blocks, in whatever process this is.
-
-    Returns:
-        The number of their photos.
-    """
-    part = Store.open(job.target)
-    missing = set(part.missing_blocks())  # what a machine wrote before it died stays
-    names = [part.names[row] for number in job.blocks for row in part.blocks[number]]
-    contents = {name: part.hashes[name] for name in names}
-    store = JoinedStore([Store.open(place) for place in job.places], contents)
-    blocks = [number for number in job.blocks if number in missing]
-    _write_blocks(part, blocks, store, job.whitening, job.bits)
-    return len(names)
-
-
-def _write_blocks(
-    part: Store,
-    blocks: Sequence[int],
-    store: Store,
-    whitening: Whitening,
-    bits: int,
-    update: Callable[[int], object] = lambda photos: None,
-) -> None:
-    count = part.shape("classes")[0]
-    rows = {name: row for row, name in enumerate(store.names)}
-    for number in blocks:
-        chosen = [rows[part.names[index]] for index in part.blocks[number]]
-        vectors = whitening(store.top_class_vectors(count, chosen))
-        classes = store.top_classes(count, chosen)
-        values = {"classes": classes, "vectors": quantize(vectors, bits)}
-        part.write_block(number, values)
-        update(len(chosen))
-
-
-def groups_path(photos: Path, facts: Mapping) -> Path:
-    """Folder of what `derive` keeps beside the store of the photos."""
-    name = f"{photos.name}-g{facts['groups']}-b{facts['bits']}-{digest(facts)[:12]}"
-    return photos.with_name(name)
+def _records(
+    store: Store, rows: Sequence[int], whitening: Whitening, groups: Groups
+) -> dict[str, np.ndarray]:
+    """What is kept of some photos."""
+    vectors = whitening(store.top_class_vectors(groups.count, rows))
+    classes = store.top_classes(groups.count, rows)
+    return {"classes": classes, "vectors": quantize(vectors, groups.bits)}
 
 
 class GroupedIndex:

@@ -7,9 +7,9 @@
     answer.show()
 
 The settings are those of the demo: online aggregation, whitening fitted on photos that
-are not searched. Of more than `LARGE` photos a few groups of classes are kept, a tenth
-of the disk, and a search has two steps: offline aggregation chooses `FIRST` photos, and
-only these are described by the classes of the query.
+are not searched. Of more than `space.LARGE` photos a few classes each are kept, and a
+search has two steps: offline aggregation chooses `FIRST` photos, and only these are
+described by the classes of the query.
 """
 
 import difflib
@@ -54,6 +54,7 @@ from cwr_utils.retrieval import (
     Collection,
     Experiment,
     Method,
+    space,
 )
 from cwr_utils.retrieval.limits import check_limits
 from cwr_utils.store import BLOCK, MemoryStore, Store
@@ -71,8 +72,7 @@ METHOD = Method(
 )
 # Needs no whitening (on the demo 0.64, as good as MAC and better than the others).
 PLAIN = Method("rmac_max", dimensions=0)
-LARGE = 10_000  # photos, from which on only some classes of each are kept
-FIRST = 1000  # of more than that, those that are described by the query
+FIRST = 1000  # of more than `space.LARGE`, those that are described by the query
 LEAST_BLOCK = 8  # photos that an interruption costs at most
 KEPT = 16  # of their own classes, unless the method needs more
 TOGETHER = 16  # queries that are described and ranked together
@@ -378,16 +378,16 @@ def index(
             kind. The default is fetched on first use; where that fails, and for None,
             photos are described without whitening (R-MAC), less well.
         method: how to describe and rank. By default online aggregation; of more than
-            `LARGE` photos that of the first `FIRST`, from few classes of each photo.
+            `space.LARGE` photos that of the first `FIRST`, from few classes of each.
         aggregation: of the default method; "grouped" is online aggregation from few
             classes of each photo.
         network: name of a network, or the network; " + " joins several names, which
             then describe photos together.
         resize: see `ResizePolicy.parse`; one for all, or for each.
         power: exponent of the class vectors.
-        cache_dir: where descriptions are kept, about 5 MB a photo. Of more than `LARGE`
-            photos, and with a method that needs no other classes than a photo's own,
-            0.1 to 0.4 MB; "grouped" 0.2 MB for the 32 classes of its default.
+        cache_dir: where descriptions are kept, about 5 MB a photo. "grouped" takes 0.2
+            MB for the 32 classes of its default, as do more than `space.LARGE` photos
+            with a method that needs no other classes than a photo's own.
         data_root: where the whitening photos are put.
         executor: where photos are described and groups made, for example Dask's
             `Client.get_executor`; its machines see all folders under the same paths.
@@ -414,10 +414,11 @@ def index(
     if others is not None:
         _refuse_shared(others.data, photos.data)
     grouped = method.aggregation == "grouped"
-    many = len(photos.data.images) > LARGE and method.aggregation in _BY_OWN_CLASSES
-    if many or grouped:
+    offline = method.first_stage.aggregation == "offline"
+    many = len(photos.data.images) > space.LARGE
+    if grouped or many and method.aggregation in _BY_OWN_CLASSES:
         wanted = method.groups if grouped else KEPT
-        if method.first_stage.aggregation == "offline":
+        if offline:
             wanted = max(wanted, method.num_classes)
         photos.setups = [
             replace(
@@ -444,9 +445,11 @@ def index(
         also.insert(0, opened)
     for part in filter(None, (photos, others)):
         part.warn()
-    if grouped:
-        for member in also:
+    for member in also:
+        if grouped:
             member.spaces.grouped_index(method, executor)
+        if many and offline:
+            member.space(method).keep_offline(method.num_classes, executor)
     return Index(also[0], method, photos.unreadable)
 
 
@@ -492,8 +495,9 @@ def _usual_method(
     """The demo's, with no more than the network and the whitening photos support."""
     if training is None:
         return PLAIN
-    aggregation = aggregation or (METHOD.aggregation if photos <= LARGE else "grouped")
-    cascade = FIRST if photos > LARGE and aggregation in BY_QUERY else 0
+    many = photos > space.LARGE
+    aggregation = aggregation or ("grouped" if many else METHOD.aggregation)
+    cascade = FIRST if many and aggregation in BY_QUERY else 0
     known = min(len(setup.network.class_names) for setup in setups)
     per_photo = min(METHOD.num_whitening_classes, known)
     # A photo that is there twice supports no more dimensions than once.

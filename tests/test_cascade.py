@@ -8,8 +8,10 @@ import tiny
 
 from cwr_utils.aggregation import OnlineIndex
 from cwr_utils.contributions import cell_contributions, class_contributions
+from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.rerankers import Chain
-from cwr_utils.retrieval import BY_QUERY, Collection, Method
+from cwr_utils.retrieval import BY_QUERY, Collection, Method, space
+from cwr_utils.store import Store
 
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=9)
 GROUPED = replace(ONLINE, aggregation="grouped", groups=3, bits=16)
@@ -208,6 +210,42 @@ def test_descriptors_that_re_ranking_would_change_are_refused(alone):
     moving = replace(alone.setup.protocol, rerank_moves_index="query")
     with pytest.raises(ValueError, match="`cascade` ranks by the descriptors as they"):
         alone.under(moving).run(replace(ONLINE, cascade=4, rerank=2))
+
+
+@pytest.mark.parametrize("weighting", CLASS_WEIGHTINGS)
+def test_a_large_collection_keeps_its_first_stage_on_disk(
+    experiment, monkeypatch, weighting
+):
+    method = replace(ONLINE, aggregation="offline", class_weighting=weighting)
+    expected = Collection.open(experiment).run(method)
+    monkeypatch.setattr(space, "LARGE", 5)
+    found = Collection.open(experiment).run(method)
+    for query, scores in expected.scores.items():
+        assert found.rankings[query] == expected.rankings[query]
+        np.testing.assert_allclose(found.scores[query], scores, atol=1e-6)
+
+
+def test_a_first_stage_on_disk_is_known_by_its_settings(alone, monkeypatch):
+    monkeypatch.setattr(space, "LARGE", 5)
+    offline = replace(ONLINE, aggregation="offline")
+    stores = [
+        alone.space(method).keep_offline(method.num_classes)
+        for method in (
+            offline,
+            replace(offline, num_classes=3),
+            replace(offline, class_weighting="rank"),
+            replace(offline, dimensions=8),
+            replace(offline, whitening_exponent=0.3),
+        )
+    ]
+    assert len({store.path for store in stores}) == len(stores)
+    reading = []
+    monkeypatch.setattr(Store, "top_class_vectors", lambda *_: reading.append(1))
+    again = alone.space(offline).keep_offline(4)
+    assert again.path == stores[0].path and not reading
+    vectors = alone.space(offline).offline([4])[4]
+    np.testing.assert_array_equal(vectors, again.read("descriptors"))
+    assert vectors.dtype == np.float32
 
 
 def test_every_way_to_describe_by_the_query_can_be_the_second_stage():

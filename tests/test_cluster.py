@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import grouping, jobs, search, whitening
+from cwr_utils import derived, grouping, jobs, search, whitening
 from cwr_utils.extraction import extract
 from cwr_utils.extraction import photos as photographs
 from cwr_utils.grouping import Groups
@@ -101,26 +101,26 @@ def described(folder):
     return store, fitted
 
 
-def derived(store, fitted, place, monkeypatch, **options):
+def groups_of(store, fitted, place, monkeypatch, **options):
     """`grouping.derive` into a folder of its own, a photo a block."""
     with monkeypatch.context() as patch:
-        patch.setattr(grouping, "groups_path", lambda *_: place)
-        patch.setattr(grouping, "begin_part", partial(grouping.begin_part, block=1))
+        patch.setattr(derived, "derived_path", lambda *_: place)
+        patch.setattr(derived, "begin_part", partial(derived.begin_part, block=1))
         return grouping.derive(store, fitted, Groups(3, 4), **options)
 
 
 def test_groups_of_a_killed_worker_are_made_again(tmp_path, monkeypatch):
     store, fitted = described(tmp_path)
-    alone = derived(store, fitted, tmp_path / "alone", monkeypatch)
+    alone = groups_of(store, fitted, tmp_path / "alone", monkeypatch)
     with two_workers() as client, client.get_executor() as executor:
         kill, hand_out = Killer(client), jobs.hand_out
 
         def noting(executor, work, parts, done):
             hand_out(executor, work, parts, lambda *both: (done(*both), kill(both)))
 
-        monkeypatch.setattr(grouping, "hand_out", noting)
+        monkeypatch.setattr(derived, "hand_out", noting)
         place = tmp_path / "dask"
-        together = derived(store, fitted, place, monkeypatch, executor=executor)
+        together = groups_of(store, fitted, place, monkeypatch, executor=executor)
     assert len(kill.killed) == 1 and len(kill.done) == len(store)
     assert files(together) == files(alone) and len(files(alone)) == 2 * len(store)
     np.testing.assert_array_equal(together.read("classes"), alone.read("classes"))
@@ -195,7 +195,7 @@ def test_the_script_for_slurm(tmp_path, slurm, monkeypatch):
     settings = {"scheduler-options": own, "python": sys.executable}
     with dask.config.set({f"jobqueue.slurm.{n}": v for n, v in settings.items()}):
         with monkeypatch.context() as elsewhere:  # nothing is computed here
-            elsewhere.setattr(grouping, "_write_blocks", None)
+            elsewhere.setattr(derived, "_write_blocks", None)
             elsewhere.setattr(photographs, "_extract_here", None)
             exec(script, names)
     assert len(list(slurm.glob("job*"))) >= 2

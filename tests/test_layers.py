@@ -25,6 +25,7 @@ ROWS = {
     "pooling": 1,
     "datasets": 1,
     "store": 1,
+    "derived": 1,
     "paper": 1,
     "networks": 2,
     "whitening": 2,
@@ -50,6 +51,7 @@ ROWS = {
 SAME_ROW = {
     ("datasets", "images"),  # a data set checks its photographs and boxes
     ("datasets", "evaluation"),  # what a difficulty of the revisited sets asks for
+    ("derived", "store"),  # what is computed from a store is kept in one
     ("aggregation", "whitening"),  # class vectors are whitened, then summed
     ("grouping", "whitening"),  # and kept,
     ("grouping", "aggregation"),  # to be summed by the same rules

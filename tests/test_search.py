@@ -380,7 +380,7 @@ def test_a_large_folder_keeps_only_what_its_search_needs(make, photos, monkeypat
     small = make(photos)
     assert small.method.aggregation == "online"
     assert small.collection.setup.classes is None
-    monkeypatch.setattr(search, "LARGE", 10)
+    monkeypatch.setattr(search.space, "LARGE", 10)
     monkeypatch.setattr(search, "KEPT", 3)
     monkeypatch.setattr(search, "FIRST", 2)
     large = make(photos)

@@ -17,6 +17,7 @@ from cwr_utils.whitening import Whitening, WhiteningError
 
 # Classes of a photo that count towards the theme list (Fig. 5 uses queries' top 64).
 THEME_TOP_CLASSES = 64
+LARGE = 10_000  # photos, whose descriptors take minutes in each process
 
 
 def pooled(
@@ -237,11 +238,22 @@ class Space:
         self._by_list = Kept(lambda classes: next(self.online([classes])))
 
     def offline(self, counts: Sequence[int]) -> dict[int, np.ndarray]:
-        """N_C -> (N, D), each photo by its own classes; one pass over the store."""
-        if new := sorted(set(counts) - self._offline.keys()):
+        """N_C -> (N, D), each photo by its own classes; one pass over the store.
+
+        Of more than `LARGE` photos they are kept on disk.
+        """
+        new = sorted(set(counts) - self._offline.keys())
+        if len(self._spaces.database) > LARGE:
+            self._offline |= {n: self.keep_offline(n).read("descriptors") for n in new}
+        elif new:
             store = self._spaces.database
             self._offline |= aggregation.offline(store, self.aggregator, new)
         return self._offline
+
+    def keep_offline(self, count: int, executor: Executor | None = None) -> Store:
+        """See `aggregation.keep_offline`."""
+        store = self._spaces.database
+        return aggregation.keep_offline(store, self.aggregator, count, executor)
 
     def online(
         self, lists: Sequence[Sequence[int]], probabilities: Sequence | None = None
