@@ -47,7 +47,7 @@ def derive(
     facts = {**facts, "photos": digest(store.config)}
     path = derived_path(store.path, name, facts)
     contents = dict(store.items())
-    part = begin_part(path, facts, contents, specs)
+    part = begin_part(path, facts, contents, specs, store.block)
     if part is None:
         return open_parts(path, facts, contents)
     missing = part.missing_blocks()

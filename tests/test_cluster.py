@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +104,7 @@ def groups_of(store, fitted, place, monkeypatch, **options):
     """`grouping.derive` into a folder of its own, a photo a block."""
     with monkeypatch.context() as patch:
         patch.setattr(derived, "derived_path", lambda *_: place)
-        patch.setattr(derived, "begin_part", partial(derived.begin_part, block=1))
+        patch.setattr(store, "block", 1)
         return grouping.derive(store, fitted, Groups(3, 4), **options)
 
 
