@@ -388,6 +388,16 @@ def test_controls_of_the_search(explorer):
     assert "no ground truth" in explorer.results.title
 
 
+def test_a_cascade_is_left_where_there_is_no_second_step(collection):
+    method = replace(ONLINE, cascade=5)
+    explorer = widgets.SearchExplorer(collection, method, query=1)
+    for name, depth in (("offline", 0), ("grouped", 5), ("theme", 0), ("online", 5)):
+        explorer.aggregation.value = name
+        assert explorer.view.method.aggregation == name
+        assert explorer.view.method.cascade == depth
+    assert len(explorer.ranking) == len(collection.data.images)
+
+
 def test_a_result_that_is_chosen_is_explained(explorer):
     before, shown = explorer.match.title, explorer.results.version
     explorer.results.chosen = 5

@@ -27,7 +27,13 @@ from cwr_utils.figures.panels import (
 from cwr_utils.images import Box, cells_to_box, read_image
 from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.rerankers import RERANKERS, Chain
-from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Method, Result
+from cwr_utils.retrieval import (
+    BY_QUERY,
+    CLASS_AGGREGATIONS,
+    Collection,
+    Method,
+    Result,
+)
 from cwr_utils.widgets.controls import (
     WIDE,
     Explorer,
@@ -311,9 +317,11 @@ class SearchExplorer(Explorer):
             self._run()
 
     def _run(self, chosen: int = 0) -> None:
+        by_query = self.aggregation.value in BY_QUERY
         method = replace(
             self._method,
             aggregation=self.aggregation.value,
+            cascade=self._method.cascade if by_query else 0,
             num_classes=self.classes.value,
             class_weighting=self.weights.value,
             whitening_exponent=self.exponent.value,
