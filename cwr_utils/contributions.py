@@ -99,8 +99,7 @@ def cell_contributions(
         (H, W) on the grid of the pooled layer, see `similarity_map`; 0 outside the
         region that re-ranking chose. It adds up to the score, but for the half
         precision of the index, and what scores behind a cascade are lowered by. Of
-        several setups it is the mean of their maps, on
-        the grid of the first.
+        several setups it is the mean of their maps, on the grid of the first.
 
     Raises:
         ValueError: if the method adds no class vectors.

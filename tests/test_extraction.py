@@ -25,6 +25,7 @@ from cwr_utils.extraction import (
     Describer,
     ImageMaps,
     Shard,
+    describer_of,
     extract,
     extract_queries,
     extract_shard,
@@ -221,6 +222,12 @@ def test_the_batch_changes_nothing(store, data, tmp_path, batch, block):
     assert got.names == store.names
     for name, expected in everything(store).items():
         np.testing.assert_allclose(got.read(name), expected, rtol=2e-3, atol=1e-4)
+
+
+def test_photos_and_whitening_photos_share_a_graph():
+    """And other settings have their own."""
+    assert describer_of(SETUP) is describer_of(tiny.setup())
+    assert describer_of(SETUP) is not describer_of(tiny.setup(power=2.0))
 
 
 def test_a_batch_has_photos_of_one_size_and_always_the_same_number(

@@ -91,7 +91,8 @@ def of_methods(table: pd.DataFrame) -> dict[str, Figure]:
         `store_sizes` where photos are described by groups, and "cascade", mAP by L,
         where there are cascades.
     """
-    cascades = table["cascade"] > 0 if "cascade" in table else table["mAP"] < 0
+    depths = table["cascade"] if "cascade" in table else pd.Series(0, table.index)
+    cascades = depths > 0
     without, pictures = table[~cascades], {}
     if "grouped" in set(without["aggregation"]):
         pictures["store_sizes"] = store_sizes(without)
