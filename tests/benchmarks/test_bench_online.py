@@ -212,12 +212,15 @@ def test_bench_online_queries_together(compare, store, fitted, queries):
 
 MEMORY = """
 import json, sys
-from cwr_utils import whitening
+import numpy as np
 from cwr_utils.aggregation import OnlineIndex
 from cwr_utils.runs import peak_memory
 from cwr_utils.store import Store
+from cwr_utils.whitening import Whitening
 
-store, fitted = Store.open(sys.argv[1]), whitening.Whitening.load(sys.argv[2])
+arrays = np.load(sys.argv[2])
+store = Store.open(sys.argv[1])
+fitted = Whitening(arrays["mean"], arrays["projection"], "", 1, arrays["variance"])
 before = peak_memory()
 index = OnlineIndex(store, fitted)
 for result in index.many(json.loads(sys.argv[3])):
@@ -227,11 +230,10 @@ print(json.dumps({"above the result, GiB": above, "result, GiB": size}))
 """
 
 
-def test_bench_online_memory(measure, full_size, store, fitted, queries, tmp_path):
+def test_bench_online_memory(measure, store, fitted, queries, tmp_path):
     """Peak of a process that runs 20 queries, above its start and the result."""
-    if not full_size:
-        pytest.skip("a process of its own: only in `make bench`")
-    fitted.save(tmp_path / "w.npz")
+    arrays = {n: getattr(fitted, n) for n in ("mean", "projection", "variance")}
+    np.savez(tmp_path / "w.npz", **arrays)
 
     def peak():
         arguments = [str(store.path), str(tmp_path / "w.npz"), json.dumps(queries[:20])]
