@@ -13,7 +13,8 @@ from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import ImageMaps, extract, extract_queries
 from cwr_utils.names import GLOBAL_POOLINGS
 from cwr_utils.retrieval import Collection, Experiment, Method
-from cwr_utils.store import JoinedStore, Store, StoreError
+from cwr_utils.retrieval.asked import Asked
+from cwr_utils.store import ArraySpec, JoinedStore, Store, StoreError
 from cwr_utils.whitening import WhiteningError
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
@@ -793,3 +794,16 @@ def test_a_moved_index_and_a_re_ranker_exclude_each_other(make):
 def test_an_unknown_re_ranker_is_refused():
     with pytest.raises(ValueError, match="did you mean dba"):
         Method(refine="bda")
+
+
+def test_vectors_of_queries_beyond_the_first_block(tmp_path):
+    specs = {"class_vectors": ArraySpec((3, 4), "float16", by_row=True)}
+    names = {f"query{number}": str(number) for number in range(5)}
+    store = Store.create(tmp_path / "queries", {"classes": None}, names, specs, block=2)
+    vectors = np.random.default_rng(0).random((5, 3, 4)).astype(np.float16)
+    for number, rows in enumerate(store.blocks):
+        store.write_block(number, {"class_vectors": vectors[rows.start : rows.stop]})
+    asked = Asked([], store)
+    for number in (4, 0, 3):
+        found = asked.vectors(number, [2, 0])
+        np.testing.assert_array_equal(found, vectors[number][[2, 0]])
