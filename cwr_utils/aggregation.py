@@ -175,7 +175,10 @@ def keep_offline(
         executor: where the descriptors are computed, see `derived.derive`.
 
     Returns:
-        A store with `descriptors` (D,), kept beside that of the images.
+        A store with `descriptors` (D,) float32, kept beside that of the images.
+
+    Raises:
+        StoreError: if fewer classes are stored, or the disk is full.
     """
     whitening = aggregator.whitening
     facts = {
@@ -262,12 +265,15 @@ def _probabilities(
 
 
 def describe_parts(parts, weights, repeat_empty: bool) -> np.ndarray:
-    """(..., D) float32 descriptors of length 1 from whitened vectors and their weights.
+    """The l2-normalised weighted sum of whitened class vectors.
 
     Args:
-        parts: (..., C, D), may be changed.
+        parts: (..., C, D) float32, may be changed.
         weights: (C,).
         repeat_empty: as `repeat_previous` does.
+
+    Returns:
+        (..., D) float32, of length 1; zero where all parts are.
     """
     if repeat_empty:
         parts = repeat_previous(parts)

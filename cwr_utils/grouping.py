@@ -96,24 +96,28 @@ def derive(
         StoreError: if the store keeps fewer classes, or the disk is full.
     """
     count = min(groups.count, store.shape("probabilities")[0])
-    first = np.zeros((1, whitening.dimensions), np.float32)
-    kept = quantize(first, groups.bits)
-    specs = {
-        "classes": ArraySpec((count,), "int32"),
-        "vectors": ArraySpec((count, kept.shape[1]), kept.dtype.name, by_photo=True),
-    }
+    groups = groups._replace(count=count)
     facts = {
         "of": "groups",
         "whitening": whitening.sha256,
         "dimensions": whitening.dimensions,
-        "groups": count,
+        "groups": groups.count,
         "bits": groups.bits,
     }
-    compute = partial(
-        _records, whitening=whitening, groups=groups._replace(count=count)
-    )
-    name = f"g{count}-b{groups.bits}"
+    specs = record_specs(groups, whitening.dimensions)
+    compute = partial(_records, whitening=whitening, groups=groups)
+    name = f"g{groups.count}-b{groups.bits}"
     return derived.derive(store, name, facts, specs, compute, executor)
+
+
+def record_specs(groups: Groups, dimensions: int) -> dict[str, ArraySpec]:
+    """The arrays of a store of `derive`, for vectors of D = `dimensions`."""
+    row = quantize(np.zeros((1, dimensions), np.float32), groups.bits)
+    shape = groups.count, row.shape[1]
+    return {
+        "classes": ArraySpec((groups.count,), "int32"),
+        "vectors": ArraySpec(shape, row.dtype.name, by_photo=True),
+    }
 
 
 def _records(

@@ -21,6 +21,9 @@ def hand_out(
         function: what to do with a job; may be called twice where a machine dies.
         jobs: of values that can be sent to another machine.
         done: called here with each job and what came out, in the order they end.
+
+    Raises:
+        Exception: the first that a job or `done` raises.
     """
     futures = {executor.submit(function, job): job for job in jobs}
     try:

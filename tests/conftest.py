@@ -31,6 +31,15 @@ def dev_data():
 # What few tests need is imported where it is made: it loads TensorFlow.
 
 
+@pytest.fixture(scope="module")
+def compile_once():
+    """One compiled graph for each setting of a module's tests, whatever the folder."""
+    import tiny
+
+    with tiny.compile_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory):
     """4 places with 3 views each, the last one junk, and 6 distractors; credited."""

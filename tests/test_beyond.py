@@ -16,12 +16,7 @@ from cwr_utils.retrieval import Collection, Method
 from cwr_utils.runs import walk
 
 METHOD = Method("online", 3, num_whitening_classes=3, dimensions=10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,7 @@ from cwr_utils.store import Store
 
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=9)
 GROUPED = replace(ONLINE, aggregation="grouped", groups=3, bits=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +233,7 @@ def test_a_first_stage_on_disk_is_known_by_its_settings(alone, monkeypatch):
             replace(offline, whitening_exponent=0.3),
         )
     ]
+    stores.append(alone.spaces.of(offline, repeat_empty=True).keep_offline(4))
     assert len({store.path for store in stores}) == len(stores)
     reading = []
     monkeypatch.setattr(Store, "top_class_vectors", lambda *_: reading.append(1))

@@ -1,6 +1,6 @@
 """Extraction and groups on Dask: workers may die, the stores are those of one process.
 
-The script of docs/cluster.md runs here too, against a SLURM of three small programs.
+The script of docs/cluster.md runs here too, against a SLURM of two small programs.
 """
 
 import os

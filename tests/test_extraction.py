@@ -38,12 +38,7 @@ from cwr_utils.store import Store, StoreError, StoreMismatchError
 
 SETUP = tiny.setup()
 NETWORK = SETUP.network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,7 @@ from cwr_utils.retrieval import Collection, Experiment, Method
 SIZE = "96x72"
 METHODS = methods(Method("online", 3, 3, 12, rerank_classes=3), 6, 2)
 DATABASE = ["resize", "stretch_query_images", "flip_negative_cams"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def describe(data, others, cache, resize=SIZE, **flags):

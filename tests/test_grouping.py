@@ -18,12 +18,7 @@ from cwr_utils.store import ArraySpec, JoinedStore, Store, StoreError
 from cwr_utils.whitening import fit
 
 METHOD = Method("grouped", 4, num_whitening_classes=3, dimensions=9, groups=3, bits=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,7 @@ from cwr_utils.networks import vgg16_cam
 from cwr_utils.protocol import PRESETS
 
 SETUP = tiny.setup()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

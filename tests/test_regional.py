@@ -15,12 +15,7 @@ from cwr_utils.store import StoreError
 
 CLASSES = 2
 METHOD = Method("regional", CLASSES, num_whitening_classes=2, dimensions=10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_a_folder_in_the_layout_of_oxford_is_oxford(
     root = tmp_path / "part"
     make_oxford(root, prefix=prefix)
     asked = []
-    monkeypatch.setattr(reproduce.workbench, "load_data", lambda *a: asked.append(a))
+    monkeypatch.setattr(reproduce.data, "load_data", lambda *a: asked.append(a))
     found = reproduce.plan(str(root), "vgg16-cam")
     data = str(source.ROOT / "data")
     assert asked == [(loader, str(root), whitening, data)]

@@ -40,12 +40,7 @@ METHODS = [
     replace(OFFLINE, **RERANK),
     replace(ONLINE, **RERANK, query_expansion=2),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
@@ -794,6 +789,20 @@ def test_a_moved_index_and_a_re_ranker_exclude_each_other(make):
 def test_an_unknown_re_ranker_is_refused():
     with pytest.raises(ValueError, match="did you mean dba"):
         Method(refine="bda")
+
+
+def test_online_descriptors_are_kept_for_their_classes_and_weights(make):
+    """The last ones only, and other probabilities of the same classes are others."""
+    space = make().space(replace(ONLINE, class_weighting="probability"))
+    lists, weighing = [[2, 0]], [np.float32([0.7, 0.1])]
+    (first,) = space.online(lists, weighing)
+    (again,) = space.online(lists, weighing)
+    assert again is first
+    (other,) = space.online(lists, [np.float32([0.1, 0.7])])
+    assert not np.allclose(other, first)
+    (back,) = space.online(lists, weighing)
+    assert back is not first
+    np.testing.assert_array_equal(back, first)
 
 
 def test_vectors_of_queries_beyond_the_first_block(tmp_path):

@@ -25,8 +25,8 @@ from project import AGGREGATE, EVALUATE, EXTRACT, PREPARE, TABLE, metrics
 from cwr_utils import __main__ as command
 from cwr_utils import datasets, files, paper
 from cwr_utils.datasets import DatasetError
+from cwr_utils.runs import data, notebook, record, source, tables
 from cwr_utils.runs import demo as demos
-from cwr_utils.runs import notebook, record, source, tables, workbench
 from cwr_utils.runs.source import RunError
 
 
@@ -632,10 +632,10 @@ def photos(tmp_path_factory):
 
 def test_two_folders_are_loaded_and_sliced(photos):
     first, plain, other = (str(photos / name) for name in ("first", "plain", "other"))
-    loaded, training = workbench.load_data(first, "", plain, "")
+    loaded, training = data.load_data(first, "", plain, "")
     assert (loaded.name, len(loaded.images), len(loaded.queries)) == ("first", 8, 4)
     assert (training.name, len(training.images)) == ("plain", 4)
-    loaded, training = workbench.load_data(first, "", other, "", limit=4)
+    loaded, training = data.load_data(first, "", other, "", limit=4)
     assert (len(loaded.images), len(training.images)) == (4, 4)
     assert "slice" in loaded.note and "slice" in training.note
 
@@ -644,12 +644,12 @@ def test_two_folders_are_loaded_and_sliced(photos):
 def test_a_data_set_whitens_itself_by_distractors_that_it_holds_out(photos, again):
     first = str(photos / "first")
     whole = datasets.load(first)
-    loaded, training = workbench.load_data(first, "", f"{photos}/{again}", "")
+    loaded, training = data.load_data(first, "", f"{photos}/{again}", "")
     assert training.images == whole.distractors and len(training.images) == 4
     assert set(loaded.images) == set(whole.images) - set(whole.distractors)
     assert loaded.queries == whole.queries and training.queries == ()
     assert training.name != loaded.name  # stores of their own
-    _, few = workbench.load_data(first, "", first, "", 2)
+    _, few = data.load_data(first, "", first, "", 2)
     assert len(few.images) == 2 and set(few.images) <= set(whole.distractors)
 
 
@@ -657,7 +657,7 @@ def test_street_whitens_itself_by_its_other_views(photos, monkeypatch):
     street = datasets.load(str(photos / "first"))
     asked = []
     monkeypatch.setattr(datasets, "load", lambda *names: asked.append(names) or street)
-    loaded, training = workbench.load_data(
+    loaded, training = data.load_data(
         "street", "../data", demos.WHITENING["street"], "../data"
     )
     assert asked == [("street", source.ROOT / "data")] * 2
@@ -669,14 +669,14 @@ def test_folders_start_from_where_one_stands_and_an_error_says_where_that_is(
     photos, monkeypatch
 ):
     monkeypatch.chdir(photos / "far")
-    loaded, training = workbench.load_data("../first", "", "../plain", "")
+    loaded, training = data.load_data("../first", "", "../plain", "")
     assert (loaded.name, training.name) == ("first", "plain")
     with pytest.raises(
         DatasetError,
         match=f"There is no folder {photos}/far/frist, and 'frist' is none of the data "
         r"sets monuments.*\. Did you mean first[?]",
     ):
-        workbench.load_data("frist", "", "../plain", "")
+        data.load_data("frist", "", "../plain", "")
 
 
 def test_queries_without_a_right_answer_are_refused_before_they_are_described(photos):
@@ -686,12 +686,12 @@ def test_queries_without_a_right_answer_are_refused_before_they_are_described(ph
     (first / "queries.csv").write_text(f"image\n{image}\n")
     assert len(datasets.load(str(first)).queries) == 1
     with pytest.raises(DatasetError, match=r"asked has no queries .* a groups\.csv"):
-        workbench.load_data(str(first), "", str(photos / "other"), "")
+        data.load_data(str(first), "", str(photos / "other"), "")
 
 
 def test_two_folders_of_one_name_are_told_apart(photos):
     first, other = str(photos / "first"), str(photos / "far/first")
-    loaded, training = workbench.load_data(first, "", other, "")
+    loaded, training = data.load_data(first, "", other, "")
     assert (loaded.name, training.name) == ("first", "first-whitening")
     assert len(training.images) == 8 and training.path(training.images[0]).exists()
 
@@ -700,7 +700,7 @@ def test_photos_under_test_in_the_whitening_set_are_named(photos):
     shutil.copytree(photos / "plain", photos / "mixed")
     shutil.copy(photos / "first/place1_0.png", photos / "mixed/again.png")
     with pytest.raises(DatasetError, match="1 of the 5 whitening photos of mixed") as e:
-        workbench.load_data(str(photos / "first"), "", str(photos / "mixed"), "")
+        data.load_data(str(photos / "first"), "", str(photos / "mixed"), "")
     assert e.value.problems == ("again.png, which is place1_0.png in first",)
 
 
@@ -708,12 +708,12 @@ def test_a_data_set_without_distractors_cannot_whiten_itself(photos):
     with pytest.raises(
         DatasetError, match="Every photo of '.*full' .* another `whiten"
     ):
-        workbench.load_data(str(photos / "full"), "", str(photos / "full"), "")
+        data.load_data(str(photos / "full"), "", str(photos / "full"), "")
 
 
 def test_a_folder_without_queries_is_refused(photos):
     with pytest.raises(DatasetError, match=r"plain has no queries .* a groups\.csv"):
-        workbench.load_data(str(photos / "plain"), "", str(photos / "first"), "")
+        data.load_data(str(photos / "plain"), "", str(photos / "first"), "")
 
 
 # Demo

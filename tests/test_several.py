@@ -29,12 +29,7 @@ METHODS = [
     replace(ONLINE, query_expansion=2),
 ]
 RERANKED = replace(ONLINE, rerank=4, rerank_classes=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

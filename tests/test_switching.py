@@ -26,12 +26,7 @@ METHODS = [
     for kind in KINDS
     for method in (ALL, ONLINE, RERANK, replace(RERANK, query_expansion=2))
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    with tiny.compile_once():
-        yield
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

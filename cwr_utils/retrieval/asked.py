@@ -25,7 +25,7 @@ class Asked:
     def __init__(self, queries: Sequence[Query], store: Store):
         """Hold the store; nothing is read yet."""
         self.queries, self.store = tuple(queries), store
-        self._vectors = Kept(self._block)
+        self._blocks = Kept(self._block)
         self._probabilities = Kept(lambda n: store.read("probabilities", [n])[0])
         self._described = Kept(lambda key: self._describe(*key))
         self._matches: dict[tuple, dict[str, Match]] = defaultdict(dict)
@@ -53,7 +53,7 @@ class Asked:
     def vectors(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C, K) class vectors of a query."""
         block, row = divmod(number, self.store.block)
-        return self._vectors[block][row, list(classes)]
+        return self._blocks[block][row, list(classes)]
 
     def probabilities(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C,) probabilities of classes for a query."""

@@ -333,14 +333,23 @@ class Collection:
         return next(self._descriptors(method.first_stage, [query]))
 
     def closer(self, method: Method, query: int, rows: np.ndarray) -> np.ndarray:
-        """(L, D) descriptors of some photos by the classes of a query (cascade)."""
+        """Describe some photos by the classes of a query: the second step of a cascade.
+
+        Args:
+            method: the setting, of which the cascade does not matter.
+            query: number of the query.
+            rows: (L,) of the photos.
+
+        Returns:
+            (L, D), l2-normalised; (L, n D) of n setups, as `descriptors`.
+        """
         parts = [c._own_closer(method, query, rows) for c in (self, *self.also)]
         return _join(parts) if self.also else parts[0]
 
     def _own_closer(self, method: Method, query: int, rows: np.ndarray) -> np.ndarray:
         classes = self.classes(method, query)
         weighing = self.asked.probabilities(query, classes)
-        return self.space(method).some(method, rows, classes, weighing)
+        return self.space(method).closer(method, rows, classes, weighing)
 
     def _descriptors(
         self, method: Method, queries: Sequence[int]
@@ -529,7 +538,7 @@ class Collection:
         """
         first = ranking.order(scores, method.cascade)
         near = self.closer(method, number, first) @ vector
-        if method.refine:  # neighbours know what the photo alone does not, and it them
+        if method.refine:  # neighbours and the query's classes say different things
             near = (near + scores[first]) / 2
         others = np.ones(len(scores), bool)
         others[first] = False

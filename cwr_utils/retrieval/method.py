@@ -59,7 +59,7 @@ class Method:
         cascade: L, photos that are described by the classes of the query ("online" and
             "grouped" only): the first ones of `first_stage`, and the others stay behind
             them in its order. With `refine`, which ranks the first stage, its score and
-            theirs are averaged. 0 describes all photos.
+            theirs are averaged. 0 describes all photos. Deviation: not in the paper.
 
     A network with fewer classes than one of these numbers uses all that it has.
     """

@@ -287,10 +287,10 @@ class Space:
         index = self._spaces.grouped_index(method)
         return index.many(lists, own.repeat_empty, weights)
 
-    def some(
+    def closer(
         self, method: Method, rows, classes: Sequence[int], probabilities
     ) -> np.ndarray:
-        """(L, D) of some photos by a list of classes, as `online` or `grouped`."""
+        """(L, D) of the photos in some rows, as `online` or `grouped` describe them."""
         own = self.aggregator
         index = (
             self._spaces.grouped_index(method)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cwr_utils import datasets, files, networks, paper
 from cwr_utils.datasets import oxford_paris
-from cwr_utils.runs import demo, notebook, record, source, sweeps, tables, workbench
+from cwr_utils.runs import data, demo, notebook, record, source, sweeps, tables
 from cwr_utils.runs.comparison import BEYOND, SWEEPS
 from cwr_utils.runs.source import RunError
 
@@ -77,7 +77,7 @@ def plan(
             "Name other photos, never the ones under test: WHITENING=FOLDER."
         )
     other, other_root, _ = _source(whitening, whitening_root)
-    workbench.load_data(loader, root, other, other_root)
+    data.load_data(loader, root, other, other_root)
     weights = source.located("weights", weights)
     network = source.located("network", network)
     try:

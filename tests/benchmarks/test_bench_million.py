@@ -1,4 +1,4 @@
-"""A million photos on one machine: built, opened and asked, in four ways.
+"""A million photos on one machine: written, opened and asked, in many ways.
 
 The class vectors are those of the demo's photos with noise: some that all vectors of a
 photo share, so that it has neighbours, and some of each. Costs are measured, mAP is
@@ -7,8 +7,6 @@ not: see docs/million.md for that on real photos.
 
 import os
 import shutil
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from conftest import forget, timed
 
 from cwr_utils import datasets, grouping, networks, ranking
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import Setup
-from cwr_utils.grouping import GroupedIndex
+from cwr_utils.grouping import GroupedIndex, Groups
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs import peak_memory
 from cwr_utils.search import METHOD
-from cwr_utils.store import ArraySpec, Store
+from cwr_utils.store import Store
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 QUERIES, TOP = 4, 100
@@ -71,11 +70,8 @@ class Million:
         rng = np.random.default_rng(0)
         size = NOISES, method.dimensions
         self._noise = l2_normalize(rng.standard_normal(size, np.float32))
-        record = grouping.quantize(self._vectors[0], method.bits)
-        specs = {
-            "classes": ArraySpec((kept.shape[1],), "int32"),
-            "vectors": ArraySpec(record.shape, record.dtype.name, by_photo=True),
-        }
+        groups = Groups(kept.shape[1], method.bits)
+        specs = grouping.record_specs(groups, method.dimensions)
         names = {f"photo{number}": str(number) for number in range(count)}
         store = Store.create(path, {"bits": method.bits}, names, specs)
         self.offline = np.empty((count, method.dimensions), np.float16)
@@ -118,22 +114,6 @@ class Million:
         index = GroupedIndex(store, self.method.dimensions, weights)
         index.stand_ins([0], [0])
         return index
-
-
-def forget(path: Path) -> None:
-    """Have the operating system drop the pages of a store."""
-    for file in filter(Path.is_file, path.rglob("*")):
-        number = os.open(file, os.O_RDONLY)
-        os.fsync(number)
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(number)
-
-
-def timed(function: Callable) -> tuple[float, Any]:
-    """Seconds, and what came out."""
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
 
 
 def peak_from_here() -> None:

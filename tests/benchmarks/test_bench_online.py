@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import seconds
+from conftest import forget, seconds
 
 from cwr_utils import ranking, whitening
 from cwr_utils.aggregation import OnlineIndex
@@ -64,15 +64,6 @@ def queries(store):
     return np.argsort(-chance, axis=1)[:, :count].tolist()
 
 
-def forget(store):
-    """Have the operating system drop the store's pages."""
-    for file in filter(Path.is_file, store.path.rglob("*")):
-        number = os.open(file, os.O_RDONLY)
-        os.fsync(number)
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(number)
-
-
 def direct(store, fitted, classes):
     """Whiten every vector, sum, normalise: blocks of images, nothing shared."""
     rows = [slice(b.start, b.stop) for b in store.blocks]
@@ -115,7 +106,7 @@ def test_bench_online_query_from_disk(compare, store, fitted, queries):
 
         query = index.descriptors(classes)[len(classes)][:1]
         database = index.descriptors(classes)[len(classes)]
-        forget(store)
+        forget(store.path)
         from_disk = 1e3 * seconds(read)
         everything = 1e3 * seconds(
             lambda: OnlineIndex(store, fitted).descriptors(classes)
@@ -140,7 +131,7 @@ def test_bench_online_query_from_disk(compare, store, fitted, queries):
         "against a bare read of its bytes",
         ours,
         lambda: bare_read(store, classes),
-        before=lambda: forget(store),
+        before=lambda: forget(store.path),
         rounds=5,
         target="<= 1.5 s",
         names=("query", "bare read"),
