@@ -13,7 +13,7 @@ from cwr_utils.arrays import check_shape, widen
 from cwr_utils.backend import ops
 from cwr_utils.images import Cells
 from cwr_utils.reranking import Match, query_cams
-from cwr_utils.retrieval import Collection, Method, Result
+from cwr_utils.retrieval import Collection, Described, Method, Result
 
 OTHER_PAIRS = "pairs of different classes"
 AS_A_WHOLE = "not told apart by class"
@@ -71,12 +71,12 @@ def class_contributions(
     score = float(result.scores[query.name][rank])
     same: dict[int, float] = defaultdict(float)
     if result.method.adds_classes:
-        members = (collection, *collection.also)
+        members = collection.members
         for member in members:
             pair = _Pair.of(member, result, number).parts(image)
             for c, share in contributions(*pair)[0].items():
                 same[c] += share / len(members)
-    names = collection.setup.network.class_names
+    names = collection.first.setup.network.class_names
     order = sorted(same, key=lambda c: -same[c])
     rows = [(c, names[c], same[c]) for c in order]
     rest = OTHER_PAIRS if result.method.adds_classes else AS_A_WHOLE
@@ -109,8 +109,8 @@ def cell_contributions(
             "Cells are told apart where a score is a product of sums of class vectors; "
             f"got {result.method.label}."
         )
-    members = (collection, *collection.also)
-    maps = [_Pair.of(m, result, number).cells(image) for m in members]
+    pairs = [_Pair.of(member, result, number) for member in collection.members]
+    maps = [pair.cells(image) for pair in pairs]
     grid = maps[0].shape
     return np.sum([_share_out(cells, grid) for cells in maps], axis=0) / len(maps)
 
@@ -211,7 +211,7 @@ class _Pair:
     """A query and whatever it is compared with.
 
     Attributes:
-        collection: where the result comes from.
+        member: the photos as one setup describes them.
         method: of the result.
         number: of the query.
         reranked: images whose best region was looked for.
@@ -219,7 +219,7 @@ class _Pair:
         first: images that a cascade described by the query; all where there is none.
     """
 
-    collection: Collection
+    member: Described
     method: Method
     number: int
     reranked: Container[str]
@@ -227,12 +227,12 @@ class _Pair:
     first: Container[str]
 
     @classmethod
-    def of(cls, collection: Collection, result: Result, number: int) -> "_Pair":
+    def of(cls, member: Described, result: Result, number: int) -> "_Pair":
         """A query and what a result found for it."""
-        name = collection.data.queries[number].name
+        name = member.data.queries[number].name
         found = result.matches[name], result.averaged[name]
         first = result.rankings[name][: result.method.cascade or None]
-        return cls(collection, result.method, number, *found, frozenset(first))
+        return cls(member, result.method, number, *found, frozenset(first))
 
     def _aggregation(self, image: str) -> str:
         """How an image was described."""
@@ -240,13 +240,13 @@ class _Pair:
         return method.aggregation
 
     def _match(self, image: str) -> Match:
-        return self.collection.match_region(self.method, self.number, image)
+        return self.member.match(self.method, self.number, [image])[image]
 
     def cells(self, image: str) -> np.ndarray:
         """(H, W) what each cell of an image adds to the score; see `similarity_map`."""
-        collection, setup = self.collection, self.collection.setup
+        member, setup = self.member, self.member.setup
         query, parts = self.parts(image)
-        features, cam_maps = collection.maps(image)
+        features, cam_maps = member.maps(image)
         if not query or not parts:
             return np.zeros(features.shape[:2], np.float32)
         flip = setup.protocol.flip_negative_cams
@@ -256,7 +256,7 @@ class _Pair:
             np.sum(list(query.values()), axis=0),
             features,
             np.asarray(cams),
-            collection.space(self.method).aggregator,
+            member.space(self.method).aggregator,
             setup.power,
             self._box(image, features.shape[1::-1]),
             self._probabilities(image, list(parts)),
@@ -267,50 +267,50 @@ class _Pair:
         of_query = self._by_region(image) or self._is_own_row(image)
         if self._aggregation(image) != "grouped" or of_query:
             return classes
-        index = self.collection.spaces.grouped_index(self.method)
-        return index.named(classes, self.collection.row_of(image))
+        index = self.member.spaces.grouped_index(self.method)
+        return index.named(classes, self.member.rows[image])
 
     def _box(self, image: str, grid: tuple[int, int]) -> Cells | None:
         """The region in cells by which an image is compared; None is all of it."""
-        collection = self.collection
+        member = self.member
         if self._by_region(image):
             return self._match(image).box
-        query = collection.data.queries[self.number]
+        query = member.data.queries[self.number]
         if self._is_own_row(image) and query.box is not None:
-            size = collection.data.size(image)
-            return collection.describer.query_cells(query.box, size, grid)
+            size = member.data.size(image)
+            return member.describer.query_cells(query.box, size, grid)
         return None
 
     def _by_region(self, image: str) -> bool:
         """Whether the best region of an image stands for it."""
-        moves = self.collection.setup.protocol.rerank_moves_index
+        moves = self.member.setup.protocol.rerank_moves_index
         return image in self.reranked and (not self.averaged or moves != "no")
 
     def _is_own_row(self, image: str) -> bool:
         """Whether the query's descriptor stands for its own photo."""
-        query = self.collection.data.queries[self.number]
-        replaces = self.collection.setup.protocol.query_replaces_own_row
+        query = self.member.data.queries[self.number]
+        replaces = self.member.setup.protocol.query_replaces_own_row
         return replaces and not self.averaged and image == query.image
 
     def parts(self, image: str) -> tuple[Parts, Parts]:
         """Parts of the descriptors of query and image, as the score compared them."""
-        collection, method = self.collection, self.method
-        flags = collection.setup.protocol
-        own = self._query(collection.classes(method, self.number))
+        member, method = self.member, self.method
+        flags = member.setup.protocol
+        own = self._query(member.classes(method, self.number))
         if self.averaged:
             averaged = replace(self, first=self.averaged)
-            members = [averaged._indexed(name) for name in self.averaged]
-            expanded = members + [own] * flags.expand_with_query
+            found = [averaged._indexed(name) for name in self.averaged]
+            expanded = found + [own] * flags.expand_with_query
             return _unit(_add(expanded)), self._indexed(image)
         if self._by_region(image):
-            classes = collection.asked.classes(self.number, method.rerank_classes)
+            classes = member.asked.classes(self.number, method.rerank_classes)
             return self._query(classes), self._region(image)
         if self._is_own_row(image):
             return own, own
         return own, self._indexed(image)
 
     def _query(self, classes: Sequence[int]) -> Parts:
-        asked = self.collection.asked
+        asked = self.member.asked
         vectors = asked.vectors(self.number, classes)
         return self._sum(classes, vectors, asked.probabilities(self.number, classes))
 
@@ -318,15 +318,15 @@ class _Pair:
         """What stands in the index for an image: itself, or its best region."""
         if self._by_region(image):
             return self._region(image)
-        store, row = self.collection.database, self.collection.row_of(image)
+        store, row = self.member.database, self.member.rows[image]
         if self._aggregation(image) == "grouped":
             return self._from_groups(row)
         if self._aggregation(image) == "offline":
             top = store.read("top_classes", [row])[0]
             classes = top[: self.method.num_classes].tolist()
         else:
-            classes = self.collection.classes(self.method, self.number)
-        if self.collection.setup.classes is None:
+            classes = self.member.classes(self.method, self.number)
+        if self.member.setup.classes is None:
             vectors = store.class_vectors(classes, slice(row, row + 1))[0]
         else:  # only the image's own top classes are kept, in their order
             vectors = store.read("class_vectors", [row])[0][: len(classes)]
@@ -334,10 +334,10 @@ class _Pair:
 
     def _from_groups(self, row: int) -> Parts:
         """What an image keeps for the classes of the query, by these classes."""
-        classes = self.collection.classes(self.method, self.number)
-        index = self.collection.spaces.grouped_index(self.method)
-        aggregator = self.collection.space(self.method).aggregator
-        weighing = self.collection.asked.probabilities(self.number, classes)
+        classes = self.member.classes(self.method, self.number)
+        index = self.member.spaces.grouped_index(self.method)
+        aggregator = self.member.space(self.method).aggregator
+        weighing = self.member.asked.probabilities(self.number, classes)
         parts = aggregator.weigh(index.parts([row], classes)[0], weighing)
         return _unit(dict(zip(classes, parts, strict=True)))
 
@@ -345,18 +345,18 @@ class _Pair:
         """(C,) probabilities by which the classes of an image weigh: whose they are."""
         by_query = self._by_region(image) or self._is_own_row(image)
         if self._aggregation(image) != "offline" or by_query:
-            return self.collection.asked.probabilities(self.number, classes)
-        row = self.collection.row_of(image)
-        return self.collection.database.read("probabilities", [row])[0][list(classes)]
+            return self.member.asked.probabilities(self.number, classes)
+        row = self.member.rows[image]
+        return self.member.database.read("probabilities", [row])[0][list(classes)]
 
     def _region(self, image: str) -> Parts:
         match = self._match(image)
         if not np.isfinite(match.score):
             return {}
-        asked, count = self.collection.asked, self.method.rerank_classes
+        asked, count = self.member.asked, self.method.rerank_classes
         classes = asked.classes(self.number, count)
-        describer = self.collection.regions(self.method)
-        maps = self.collection.maps(image)
+        describer = self.member.regions(self.method)
+        maps = self.member.maps(image)
         weighing = asked.probabilities(self.number, classes)
         whitened = describer.parts(maps, classes, match.box, weighing)
         return _unit(dict(zip(classes, whitened, strict=True)))
@@ -365,7 +365,7 @@ class _Pair:
         self, classes: Sequence[int], vectors: np.ndarray, probabilities: np.ndarray
     ) -> Parts:
         """Whitened class vectors of (C, K) as the descriptor sums them."""
-        aggregator = self.collection.space(self.method).aggregator
+        aggregator = self.member.space(self.method).aggregator
         whitened = aggregator.parts(vectors, probabilities)
         return _unit(dict(zip(classes, whitened, strict=True)))
 

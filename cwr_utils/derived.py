@@ -10,7 +10,14 @@ from tqdm.auto import tqdm
 
 from cwr_utils.identity import digest
 from cwr_utils.jobs import hand_out
-from cwr_utils.store import ArraySpec, JoinedStore, Store, begin_part, open_parts
+from cwr_utils.store import (
+    ArraySpec,
+    DiskStore,
+    JoinedStore,
+    Store,
+    begin_part,
+    open_parts,
+)
 
 MOST_JOBS = 128  # each carries a whitening, some MB
 
@@ -95,18 +102,18 @@ def derive_blocks(job: _Job) -> int:
     Returns:
         The number of their photos.
     """
-    part = Store.open(job.target)
+    part = DiskStore.open(job.target)
     missing = set(part.missing_blocks())  # what a machine wrote before it died stays
     names = [part.names[row] for number in job.blocks for row in part.blocks[number]]
     contents = {name: part.hashes[name] for name in names}
-    store = JoinedStore([Store.open(place) for place in job.places], contents)
+    store = JoinedStore([DiskStore.open(place) for place in job.places], contents)
     blocks = [number for number in job.blocks if number in missing]
     _write_blocks(part, blocks, store, job.compute)
     return len(names)
 
 
 def _write_blocks(
-    part: Store,
+    part: DiskStore,
     blocks: Sequence[int],
     store: Store,
     compute: Compute,

@@ -14,7 +14,7 @@ from cwr_utils import aggregation, evaluation, reranking
 from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset
 from cwr_utils.images import cells_to_box, read_image
-from cwr_utils.retrieval import BY_QUERY, Collection, Method, Result
+from cwr_utils.retrieval import BY_QUERY, Collection, Method, Result, rank
 
 
 def relevance(query, image: str) -> str:
@@ -38,12 +38,12 @@ def ranks(query, ranking: Sequence[str]) -> dict[str, int]:
 
 
 def strip(
-    collection: Collection, result: Result, number: int, top: int = 10, missed: int = 0
+    data: Dataset, result: Result, number: int, top: int = 10, missed: int = 0
 ) -> dict:
     """The first images of a ranking, as `figures.result_strip` takes them.
 
     Args:
-        collection: where the result comes from.
+        data: photos, queries and ground truth.
         result: of any method.
         number: of the query.
         top: images to show.
@@ -52,7 +52,6 @@ def strip(
     Returns:
         Keyword arguments.
     """
-    data = collection.data
     query = data.queries[number]
     ranking = result.rankings[query.name]
     positives, _ = evaluation.ground_truth(query)
@@ -62,7 +61,7 @@ def strip(
     # Where all of them are among the first anyway, nothing gives way.
     rows = rows[: top - len(late)] + late if late and late[-1] >= top else rows[:top]
     names, counted = [ranking[row] for row in rows], ranks(query, ranking)
-    ap = collection.evaluate(result).set_index("query")["ap"][query.name]
+    scored = evaluation.evaluate({query.name: ranking}, [query])
     return {
         "query_photo": read_image(data.path(query.image)),
         "photos": [read_image(data.path(name)) for name in names],
@@ -72,15 +71,15 @@ def strip(
         "ranks": [counted.get(name, "-") for name in names],
         "credits": [data.credit(name) for name in (query.image, *names)],
         "query_box": query.box,
-        "title": f"{query.name}: {result.method.label}, AP {ap:.2f}",
+        "title": f"{query.name}: {result.method.label}, AP {scored['ap'][0]:.2f}",
     }
 
 
-def diagnose(collection: Collection, before: Result, after: Result) -> pd.DataFrame:
+def diagnose(data: Dataset, before: Result, after: Result) -> pd.DataFrame:
     """Query by query: what one result gains over another, and what it still misses.
 
     Args:
-        collection: where the results come from.
+        data: queries and ground truth.
         before: of any method.
         after: of another one.
 
@@ -88,8 +87,9 @@ def diagnose(collection: Collection, before: Result, after: Result) -> pd.DataFr
         Columns of `evaluation.compare` and of `evaluation.errors` of `after`, where
         `missed` is a text: names, with ranks in brackets.
     """
-    tables = [collection.evaluate(result) for result in (before, after)]
-    wrong = evaluation.errors(after.rankings, collection.data.queries)
+    queries = data.queries
+    tables = [evaluation.evaluate(r.rankings, queries) for r in (before, after)]
+    wrong = evaluation.errors(after.rankings, queries)
     late = wrong.pop("missed_ranks")
     wrong["missed"] = [
         "; ".join(f"{name} ({rank:g})" for name, rank in zip(*row, strict=True))
@@ -178,7 +178,7 @@ def embedding_picture(
     if room > 0:
         rows = sorted(rows + others[:: max(1, -(-len(others) // room))])
     names = [data.images[row] for row in rows]
-    _, descriptors = collection.descriptors(method, 0)
+    _, descriptors = next(collection.descriptors(method, [0]))
     return {
         "points": embedding(descriptors[rows], seed),
         "photos": [read_image(data.path(name)) for name in names],
@@ -240,8 +240,8 @@ def why_moved(
     facts["region"] = best or "none"
     if best:
         facts["box"] = tuple(round(side) for side in picture["boxes"][best])
-    names = collection.setup.network.class_names
-    classes = collection.top_classes[number][: after.method.rerank_classes]
+    names = collection.first.setup.network.class_names
+    classes = collection.first.asked.top_classes[number][: after.method.rerank_classes]
     facts["classes"] = ", ".join(names[c] for c in classes)
     return pd.Series(facts)
 
@@ -262,14 +262,16 @@ def box_picture(
         protocol knows no whole photo and no box was large enough.
     """
     photo = read_image(collection.data.path(image))
-    classes = collection.top_classes[number][: reranking.HEAT_MAP_CLASSES].tolist()
+    classes = collection.first.asked.top_classes[number][
+        : reranking.HEAT_MAP_CLASSES
+    ].tolist()
     features, cams = class_maps(collection, image, classes)
     heat = reranking.heat_map(cams, features.shape[:2])
     size, grid = photo.shape[1::-1], heat.shape[::-1]
-    protocol = collection.setup.protocol
+    protocol = collection.first.setup.protocol
     found = reranking.threshold_boxes(heat, protocol)
     cells = {f"{threshold:.0%}": box for threshold, box in found.items()}
-    region = collection.match_region(method, number, image).box
+    region = collection.match(method, number, [image])[image].box
     best = next((name for name, box in cells.items() if box == region), None)
     if region is None and protocol.rerank_fallback:
         best = "whole photo"
@@ -287,9 +289,9 @@ def class_maps(
     collection: Collection, image: str, classes: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (H, W, K) of a photo and normalised CAMs (h, w, C) of some classes."""
-    features, cam_maps = collection.maps(image)
-    flip = collection.setup.protocol.flip_negative_cams
-    weights = collection.setup.network.class_weights
+    features, cam_maps = collection.first.maps(image)
+    setup = collection.first.setup
+    flip, weights = setup.protocol.flip_negative_cams, setup.network.class_weights
     return features, np.asarray(reranking.query_cams(cam_maps, weights, classes, flip))
 
 
@@ -301,9 +303,9 @@ def frequent_classes(
     Returns:
         `top` names, most frequent first, and their shares of the queries.
     """
-    classes = collection.top_classes[:, :top]
+    classes = collection.first.asked.top_classes[:, :top]
     frequent = aggregation.theme_classes(classes, top)
-    names = collection.setup.network.class_names
+    names = collection.first.setup.network.class_names
     shares = aggregation.class_frequencies(classes, frequent)
     return [names[c] for c in frequent], shares
 
@@ -323,11 +325,11 @@ def pipeline_picture(
     """
     data, query = collection.data, collection.data.queries[number]
     photo = read_image(data.path(query.image))
-    names = collection.setup.network.class_names
-    classes = collection.classes(method, number)
+    names = collection.first.setup.network.class_names
+    classes = collection.first.classes(method, number)
     _, cams = class_maps(collection, query.image, classes[:3])
-    vectors = collection.asked.vectors(number, classes)
-    shown = strip(collection, collection.run(method), number, top=7)
+    vectors = collection.first.asked.vectors(number, classes)
+    shown = strip(data, rank(collection, method), number, top=7)
     rows = zip(shown["photos"], shown["relevance"], shown["credits"][1:], strict=True)
     found = [row for row in rows if row[1] != "query"][:6]
     credits = dict.fromkeys([data.credit(query.image), *(row[2] for row in found)])
@@ -336,7 +338,7 @@ def pipeline_picture(
         "box": query.box,
         "heat": {names[c]: cams[..., i] for i, c in enumerate(classes[:3])},
         "vectors": vectors.astype(np.float32),
-        "descriptor": collection.descriptors(method, number)[0],
+        "descriptor": next(collection.descriptors(method, [number]))[0],
         "results": [row[:2] for row in found],
         "class_names": [names[c] for c in classes],
         "credit": "; ".join(filter(None, credits)),

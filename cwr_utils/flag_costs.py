@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from cwr_utils import evaluation, networks
 from cwr_utils.images import ResizePolicy
 from cwr_utils.protocol import FLAGS, PRESETS, Protocol, text, variants
-from cwr_utils.retrieval import Collection, Method
+from cwr_utils.retrieval import Collection, Method, rank
 
 
 def under(collection: Collection, protocol: Protocol) -> Collection:
@@ -57,7 +57,7 @@ def measure(
         and the one it is switched to, the gain in mAP, and a note: why a flag was not
         switched, or what a preset was measured without.
     """
-    here = collection.setup.protocol
+    here = collection.first.setup.protocol
     fixed = ResizePolicy.parse(here.resize).mode == "fixed"
     nearest = PRESETS["authors_code" if fixed else "corrected"]
     plans = [*variants(replace(here, resize=nearest.resize))]
@@ -112,7 +112,7 @@ def at_scale(resize: str, here: str) -> str:
 
 def why_idle(flag: str, value: Any, collection: Collection) -> str:
     """Why a flag's value cannot matter on this data, or "" where it may."""
-    data, setup = collection.data, collection.setup
+    data, setup = collection.data, collection.first.setup
     if flag == "mean_order":
         protocol = replace(setup.protocol, mean_order=value)
         same = networks.under(setup.network, protocol) is setup.network
@@ -133,9 +133,10 @@ def _is_of_photos(flag: str) -> bool:
 
 def _measure(collection: Collection, methods: Sequence[Method]) -> dict[str, float]:
     """Label of each method -> mAP."""
+    queries = collection.data.queries
     return {
         method.label: evaluation.mean_average_precision(
-            collection.evaluate(collection.run(method))
+            evaluation.evaluate(rank(collection, method).rankings, queries)
         )
         for method in methods
     }

@@ -171,7 +171,7 @@ def anchors() -> pd.DataFrame:
 
 
 def anchors_by_difficulty(dataset: str) -> pd.DataFrame:
-    """The `anchors` of a revisited set, laid out as `Collection.by_difficulty` does.
+    """The `anchors` of a revisited set, laid out as `retrieval.by_difficulty` does.
 
     Args:
         dataset: "roxford5k" or "rparis6k"; another one has none.

@@ -15,7 +15,7 @@ from cwr_utils import evaluation, ranking
 from cwr_utils.aggregation import Aggregator
 from cwr_utils.arrays import check_shape, l2_normalize
 from cwr_utils.names import CLASS_WEIGHTINGS
-from cwr_utils.retrieval import Collection, Method
+from cwr_utils.retrieval import Collection, Described, Method, tabulate
 
 
 def mean_cosine(vectors) -> np.ndarray:
@@ -46,7 +46,7 @@ def parallel(collection: Collection, method: Method, classes: int = 16) -> pd.Da
         the first classes of different photos.
     """
     rows = []
-    for member in (collection, *collection.also):
+    for member in collection.members:
         raw, whitened, first = [], [], []
         for vectors, parts in _blocks(member, method, classes):
             raw.append(mean_cosine(vectors))
@@ -80,10 +80,11 @@ def by_rank(
         A row for each rank: "mAP" of the class at that rank alone, and "cosine" of its
         whitened vector with that of the photo's first class, mean over photos.
     """
-    most, aggregator = max(ranks), _unweighted(collection, method)
-    parts = np.concatenate([p for _, p in _blocks(collection, method, most)])
+    most, member = max(ranks), collection.first
+    aggregator, asked = _unweighted(member, method), member.asked
+    parts = np.concatenate([p for _, p in _blocks(member, method, most)])
     queries = [
-        aggregator.parts(collection.asked.vectors(n, collection.asked.classes(n, most)))
+        aggregator.parts(asked.vectors(n, asked.classes(n, most)))
         for n in range(len(collection.data.queries))
     ]
     rows = []
@@ -110,7 +111,7 @@ def by_count(
         weightings: out of `names.CLASS_WEIGHTINGS`.
 
     Returns:
-        Rows of `Collection.row`.
+        Rows of `retrieval.row`.
     """
     offline = replace(method, aggregation="offline", query_expansion=0, rerank=0)
     variants = [
@@ -118,21 +119,21 @@ def by_count(
         for weighting in weightings
         for count in counts
     ]
-    return collection.compare(variants)[0]
+    return tabulate(collection, variants)[0]
 
 
 def _blocks(
-    collection: Collection, method: Method, classes: int
+    member: Described, method: Method, classes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Class vectors (n, C, K) of some photos, and whitened (n, C, D), in turn."""
-    aggregator = _unweighted(collection, method)
-    for _, vectors in collection.database.iter_top_class_vectors(classes):
+    aggregator = _unweighted(member, method)
+    for _, vectors in member.database.iter_top_class_vectors(classes):
         yield vectors, aggregator.parts(vectors)
 
 
-def _unweighted(collection: Collection, method: Method) -> Aggregator:
+def _unweighted(member: Described, method: Method) -> Aggregator:
     """What whitens class vectors as a method does, and weighs them alike."""
-    return collection.space(replace(method, class_weighting="equal")).aggregator
+    return member.space(replace(method, class_weighting="equal")).aggregator
 
 
 def _map(collection: Collection, scores: np.ndarray) -> float:

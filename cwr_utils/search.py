@@ -52,8 +52,10 @@ from cwr_utils.retrieval import (
     BY_QUERY,
     CLASS_AGGREGATIONS,
     Collection,
+    Described,
     Experiment,
     Method,
+    rank,
     space,
 )
 from cwr_utils.retrieval.limits import check_limits
@@ -219,7 +221,7 @@ class Index:
 
     def __repr__(self) -> str:
         """What is searched, and how."""
-        training, fitted = self.collection.training, "not whitened"
+        training, fitted = self.collection.first.spaces.training, "not whitened"
         if training is not None:
             fitted = f"whitening: {len(training.rows)} other photos"
         left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
@@ -278,7 +280,7 @@ class Index:
             pixels, content = self._read(given)
             query = Query(f"query {number}", "query", _checked(box, pixels))
             asked.append((query, pixels, content))
-        result = collection.ask_photos(asked).run(self.method)
+        result = rank(collection.ask_photos(asked), self.method)
         for query, pixels, content in asked:
             yield Answer(
                 result.rankings[query.name],
@@ -291,7 +293,7 @@ class Index:
 
     def _own(self, content: str) -> frozenset[str]:
         """Photos of the folder with this SHA-256."""
-        hashes = self.collection.database.hashes
+        hashes = self.collection.first.database.hashes
         return frozenset(name for name, other in hashes.items() if other == content)
 
     def _read(self, photo: Photo) -> tuple[np.ndarray, str]:
@@ -431,26 +433,22 @@ def index(
     check_limits([method], _experiment(photos, others))
     databases = photos.describe(executor)
     described = others.describe(executor) if others else [None] * len(setups)
-    also: list[Collection] = []
-    # The last first, as the first one holds the others; and all without what only
-    # decoding has shown to be damaged.
-    whole = _experiment(photos, others)
-    parts = zip([whole, *whole.parts[1:]], databases, described, strict=True)
-    for experiment, database, fitted_on in reversed(list(parts)):
-        setup = experiment.setup
-        queries = MemoryStore(setup.query_facts(), {}, {})
-        maps = ImageMaps(photos.data, setup, on_disk=False)
-        held = also if experiment is whole else []
-        opened = Collection(experiment, database, queries, fitted_on, maps, held)
-        also.insert(0, opened)
+    # Without what only decoding has shown to be damaged.
+    experiment, members = _experiment(photos, others), []
+    for part, database, fitted_on in zip(
+        experiment.parts, databases, described, strict=True
+    ):
+        maps = ImageMaps(photos.data, part.setup, on_disk=False)
+        no_queries = MemoryStore(part.setup.query_facts(), {}, {})
+        members.append(Described.of(part, database, no_queries, fitted_on, maps))
     for part in filter(None, (photos, others)):
         part.warn()
-    for member in also:
+    for member in members:
         if grouped:
             member.spaces.grouped_index(method, executor)
         if many and offline:
             member.space(method).keep_offline(method.num_classes, executor)
-    return Index(also[0], method, photos.unreadable)
+    return Index(Collection(experiment, tuple(members)), method, photos.unreadable)
 
 
 def _setups(

@@ -11,7 +11,7 @@ from cwr_utils.aggregation import (
     theme_classes,
 )
 from cwr_utils.names import CLASS_WEIGHTINGS
-from cwr_utils.store import ArraySpec, Store, StoreError
+from cwr_utils.store import ArraySpec, DiskStore, StoreError
 
 IMAGES, CLASSES, CHANNELS, DIMENSIONS = 10, 9, 7, 5
 
@@ -34,7 +34,7 @@ def store_of(path, vectors, top, classes=None):
         "class_vectors": ArraySpec(vectors.shape[1:], "float16", by_row=True),
     }
     images = {f"photo{i}": str(i) for i in range(len(vectors))}
-    store = Store.create(path, {"classes": classes}, images, arrays, block=4)
+    store = DiskStore.create(path, {"classes": classes}, images, arrays, block=4)
     for number, rows in enumerate(store.blocks):
         take = slice(rows.start, rows.stop)
         block = {"top_classes": top[take], "class_vectors": vectors[take]}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
+from cwr_utils import retrieval
 from cwr_utils.aggregation import OnlineIndex
 from cwr_utils.contributions import cell_contributions, class_contributions
 from cwr_utils.names import CLASS_WEIGHTINGS
 from cwr_utils.rerankers import Chain
-from cwr_utils.retrieval import BY_QUERY, Collection, Method, space
+from cwr_utils.retrieval import BY_QUERY, Collection, Method, rank, space
 from cwr_utils.store import Store
 
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=9)
@@ -39,10 +40,10 @@ def both(experiment):
 def both_stages(collection, method, number):
     """Cosines of all photos with a query, offline and by its own classes."""
     everything = replace(method, cascade=0, refine=None, rerank=0, query_expansion=0)
-    vector, first = collection.descriptors(
-        replace(everything, aggregation="offline"), number
+    vector, first = next(
+        collection.descriptors(replace(everything, aggregation="offline"), [number])
     )
-    _, second = collection.descriptors(everything, number)
+    _, second = next(collection.descriptors(everything, [number]))
     return vector, first, second
 
 
@@ -68,7 +69,7 @@ def test_the_first_are_ranked_by_the_query_and_the_rest_stays_behind(
 ):
     collection = request.getfixturevalue(members)
     method = replace(method, cascade=depth, refine=refine)
-    result = collection.run(method)
+    result = rank(collection, method)
     for number, query in enumerate(collection.data.queries):
         names, scores = expected_ranking(collection, method, number)
         assert result.rankings[query.name] == names
@@ -79,8 +80,8 @@ def test_the_first_are_ranked_by_the_query_and_the_rest_stays_behind(
 
 @pytest.mark.parametrize("method", [ONLINE, GROUPED], ids=lambda m: m.aggregation)
 def test_a_cascade_of_all_photos_is_the_method_without(both, method):
-    without = both.run(method)
-    result = both.run(replace(method, cascade=1000))
+    without = rank(both, method)
+    result = rank(both, replace(method, cascade=1000))
     for query, scores in without.scores.items():
         assert result.rankings[query] == without.rankings[query]
         np.testing.assert_allclose(result.scores[query], scores, atol=1e-5)
@@ -95,7 +96,7 @@ def test_it_describes_no_photo_behind_the_first_ones(alone, monkeypatch):
     )
     monkeypatch.setattr(OnlineIndex, "many", None)
     method = replace(ONLINE, cascade=3, query_expansion=2)
-    result = alone.run(method)
+    result = rank(alone, method)
     # To rank, to expand the query, and to rank again.
     assert [len(some) for some in rows] == [3, 2, 3] * len(alone.data.queries)
     assert len(result.averaged[alone.data.queries[0].name]) == 2
@@ -103,15 +104,15 @@ def test_it_describes_no_photo_behind_the_first_ones(alone, monkeypatch):
 
 @pytest.mark.parametrize("with_query", [True, False])
 def test_a_query_is_expanded_by_what_its_classes_say_of_photos(alone, with_query):
-    protocol = replace(alone.setup.protocol, expand_with_query=with_query)
+    protocol = replace(alone.first.setup.protocol, expand_with_query=with_query)
     collection = alone.under(protocol)
     method = replace(ONLINE, cascade=4, query_expansion=3)
-    result = collection.run(method)
+    result = rank(collection, method)
     for number, query in enumerate(collection.data.queries):
         vector, offline, online = both_stages(collection, method, number)
         names, _ = expected_ranking(collection, method, number)
         assert result.averaged[query.name] == names[:3]
-        rows = [collection.row_of(name) for name in names[:3]]
+        rows = [collection.first.rows[name] for name in names[:3]]
         total = online[rows].sum(axis=0) + vector * with_query
         vector = total / np.linalg.norm(total)
         first = np.argsort(-(offline @ vector), kind="stable")
@@ -122,7 +123,7 @@ def test_a_query_is_expanded_by_what_its_classes_say_of_photos(alone, with_query
 
 def test_the_best_regions_of_the_first_are_looked_for_last(alone):
     method = replace(ONLINE, cascade=5, rerank=3, rerank_classes=3)
-    result = alone.run(method)
+    result = rank(alone, method)
     for number, query in enumerate(alone.data.queries):
         names, _ = expected_ranking(alone, method, number)
         found = result.matches[query.name]
@@ -134,7 +135,7 @@ def test_the_best_regions_of_the_first_are_looked_for_last(alone):
 @pytest.mark.parametrize("repeat", [False, True])
 def test_some_photos_are_described_as_all_are(alone, repeat):
     """In any order, twice, with a class that none has a vector of."""
-    index = alone.spaces.online_index(alone.whitening(ONLINE))
+    index = alone.first.spaces.online_index(alone.first.spaces.fitted(ONLINE))
     classes, weights = [2, 5, 0], [1.0, 0.5, 2.0]
     every = index.descriptors(classes, repeat_empty=repeat, weights=weights)[3]
     rows = [7, 0, 3, 0]
@@ -152,7 +153,7 @@ def test_scores_come_apart_where_photos_were_described_by_the_query(
 ):
     method = replace(method, cascade=4, query_expansion=expansion)
     (query, *_), first = both.data.queries, slice(0, 4)
-    result = both.run(method)
+    result = rank(both, method)
     for image, score in list(
         zip(result.rankings[query.name], result.scores[query.name], strict=True)
     )[first]:
@@ -167,12 +168,12 @@ def test_scores_come_apart_where_photos_were_described_by_the_query(
 
 def test_a_photo_behind_shares_its_own_classes_with_the_query(alone):
     method = replace(ONLINE, num_classes=2, cascade=2)
-    result, name = alone.run(method), alone.data.queries[0].name
-    top = alone.database.read("top_classes")[:, :2]
-    own = set(alone.top_classes[0][:2].tolist())
+    result, name = rank(alone, method), alone.data.queries[0].name
+    top = alone.first.database.read("top_classes")[:, :2]
+    own = set(alone.first.asked.top_classes[0][:2].tolist())
     for place, image in enumerate(result.rankings[name]):
         table = class_contributions(alone, result, 0, image)
-        theirs = set(top[alone.row_of(image)].tolist())
+        theirs = set(top[alone.first.rows[image]].tolist())
         assert set(table["class"][:-1]) == (own & theirs if place >= 2 else own)
 
 
@@ -181,7 +182,10 @@ def test_it_has_a_name_an_identity_and_keeps_both_stages(alone):
     assert method.label == "OnA, 4 classes, 3 groups of 16 bits, first 1,000 of OfA"
     assert method.slug == "grouped-nc4-npca3-g3-b16-l1000-d9"
     assert "cascade" not in GROUPED.settings and method.settings["cascade"] == 1000
-    rows = [alone.row(alone.run(replace(GROUPED, cascade=n))) for n in (0, 2, 3)]
+    rows = [
+        retrieval.row(alone, rank(alone, replace(GROUPED, cascade=n)))
+        for n in (0, 2, 3)
+    ]
     assert len({row["identity"] for row in rows}) == 3
     assert len({row["setting"] for row in rows}) == 1
     assert alone.photo_bytes(method) == alone.photo_bytes(GROUPED) + 4 * 9
@@ -202,9 +206,9 @@ def test_impossible_cascades_are_refused(fields, message):
 
 
 def test_descriptors_that_re_ranking_would_change_are_refused(alone):
-    moving = replace(alone.setup.protocol, rerank_moves_index="query")
+    moving = replace(alone.first.setup.protocol, rerank_moves_index="query")
     with pytest.raises(ValueError, match="`cascade` ranks by the descriptors as they"):
-        alone.under(moving).run(replace(ONLINE, cascade=4, rerank=2))
+        rank(alone.under(moving), replace(ONLINE, cascade=4, rerank=2))
 
 
 @pytest.mark.parametrize("weighting", CLASS_WEIGHTINGS)
@@ -212,9 +216,9 @@ def test_a_large_collection_keeps_its_first_stage_on_disk(
     experiment, monkeypatch, weighting
 ):
     method = replace(ONLINE, aggregation="offline", class_weighting=weighting)
-    expected = Collection.open(experiment).run(method)
+    expected = rank(Collection.open(experiment), method)
     monkeypatch.setattr(space, "LARGE", 5)
-    found = Collection.open(experiment).run(method)
+    found = rank(Collection.open(experiment), method)
     for query, scores in expected.scores.items():
         assert found.rankings[query] == expected.rankings[query]
         np.testing.assert_allclose(found.scores[query], scores, atol=1e-6)
@@ -224,7 +228,7 @@ def test_a_first_stage_on_disk_is_known_by_its_settings(alone, monkeypatch):
     monkeypatch.setattr(space, "LARGE", 5)
     offline = replace(ONLINE, aggregation="offline")
     stores = [
-        alone.space(method).keep_offline(method.num_classes)
+        alone.first.space(method).keep_offline(method.num_classes)
         for method in (
             offline,
             replace(offline, num_classes=3),
@@ -233,13 +237,13 @@ def test_a_first_stage_on_disk_is_known_by_its_settings(alone, monkeypatch):
             replace(offline, whitening_exponent=0.3),
         )
     ]
-    stores.append(alone.spaces.of(offline, repeat_empty=True).keep_offline(4))
+    stores.append(alone.first.spaces.of(offline, repeat_empty=True).keep_offline(4))
     assert len({store.path for store in stores}) == len(stores)
     reading = []
     monkeypatch.setattr(Store, "top_class_vectors", lambda *_: reading.append(1))
-    again = alone.space(offline).keep_offline(4)
+    again = alone.first.space(offline).keep_offline(4)
     assert again.path == stores[0].path and not reading
-    vectors = alone.space(offline).offline([4])[4]
+    vectors = alone.first.space(offline).offline([4])[4]
     np.testing.assert_array_equal(vectors, again.read("descriptors"))
     assert vectors.dtype == np.float32
 

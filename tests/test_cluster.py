@@ -23,8 +23,8 @@ from cwr_utils import derived, grouping, jobs, search, whitening
 from cwr_utils.extraction import extract
 from cwr_utils.extraction import photos as photographs
 from cwr_utils.grouping import Groups
-from cwr_utils.retrieval import Method
-from cwr_utils.store import JoinedStore, Store
+from cwr_utils.retrieval import Method, rank
+from cwr_utils.store import DiskStore, JoinedStore
 
 distributed = pytest.importorskip(
     "distributed", reason="the `cluster` extra is not installed"
@@ -62,7 +62,7 @@ class Killer:
         if self.killed or len(self.done) < 3:
             return
         busy = [worker for worker, keys in self.client.processing().items() if keys]
-        processes = self.client.run(os.getpid, workers=busy)
+        processes = rank(self.client, os.getpid, workers=busy)
         self.killed.append(processes[busy[0]])
         os.kill(self.killed[0], signal.SIGKILL)
 
@@ -78,7 +78,7 @@ def test_a_killed_worker_leaves_no_trace(tmp_path):
         def note(number):
             kill(number)
             if len(kill.done) == 3:
-                assert Store.open(path).missing_blocks()
+                assert DiskStore.open(path).missing_blocks()
 
         together = extract(
             data, SETUP, path, **options, executor=executor, on_block=note
@@ -205,7 +205,9 @@ def test_the_script_for_slurm(tmp_path, slurm, monkeypatch):
     found = names["index"].collection
     options["cache_dir"] = "here"
     alone = search.index("photos", whitening="other_photos", **options).collection
-    assert files(alone.database) == files(found.database)
-    groups = (c.spaces.grouped_index(options["method"]).store for c in (alone, found))
+    assert files(alone.first.database) == files(found.first.database)
+    groups = (
+        c.first.spaces.grouped_index(options["method"]).store for c in (alone, found)
+    )
     assert files(next(groups)) == files(next(groups))
-    assert len(alone.database) == len(photos)
+    assert len(alone.first.database) == len(photos)

@@ -16,7 +16,7 @@ from cwr_utils.contributions import (
     similarity_map,
 )
 from cwr_utils.names import CLASS_WEIGHTINGS
-from cwr_utils.retrieval import Method
+from cwr_utils.retrieval import Method, rank
 from cwr_utils.store import JoinedStore
 
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=12)
@@ -42,15 +42,15 @@ EXPANDED = METHODS[6], METHODS[7]  # the same without and with
 def only(collection, number):
     """The collection with one of the queries."""
     query = collection.data.queries[number]
-    row = {query.name: collection.queries.hashes[query.name]}
-    return collection.ask([query], JoinedStore([collection.queries], row))
+    row = {query.name: collection.first.asked.store.hashes[query.name]}
+    return collection.ask([query], JoinedStore([collection.first.asked.store], row))
 
 
 def both(collection, result, image):
     """Parts of the only query and of an image."""
     (query,) = collection.data.queries
     assert list(result.rankings) == [query.name]
-    return contributions._Pair.of(collection, result, 0).parts(image)
+    return contributions._Pair.of(collection.first, result, 0).parts(image)
 
 
 def parts(seed, classes, dimensions=5):
@@ -107,7 +107,7 @@ def test_a_descriptor_without_parts_contributes_nothing():
 def test_they_add_up_to_the_score_of_every_image(make, method, flags):
     """And the descriptors of the parts are those that were compared."""
     collection = only(make(**flags), 1)
-    result = collection.run(method)
+    result = rank(collection, method)
     (name,) = result.rankings
     for image, score in zip(result.rankings[name], result.scores[name], strict=True):
         table = class_contributions(collection, result, 0, image)
@@ -124,27 +124,27 @@ def test_they_add_up_to_the_score_of_every_image(make, method, flags):
 def test_a_result_is_explained_without_another_search(make, monkeypatch):
     """Of an expanded query too: what was averaged is part of the result."""
     collection = only(make(), 1)
-    plain = collection.run(EXPANDED[0]).rankings["query1"]
-    result = collection.run(EXPANDED[1])
+    plain = rank(collection, EXPANDED[0]).rankings["query1"]
+    result = rank(collection, EXPANDED[1])
     assert result.averaged == {"query1": plain[:2]}
-    assert collection.run(ONLINE).averaged == {"query1": []}
-    monkeypatch.setattr(collection, "run", None)
+    assert rank(collection, ONLINE).averaged == {"query1": []}
+    monkeypatch.setattr(type(collection), "descriptors", None)
     for image in result.rankings["query1"][:3]:
         assert len(class_contributions(collection, result, 0, image)) > 1
 
 
 def test_online_shares_all_classes_and_offline_only_some(make):
     collection = only(make(), 1)
-    top = collection.top_classes[0].tolist()
-    result = collection.run(ONLINE)
+    top = collection.first.asked.top_classes[0].tolist()
+    result = rank(collection, ONLINE)
     image = result.rankings["query1"][3]
     table = class_contributions(collection, result, 0, image)
     assert sorted(table["class"][:-1]) == sorted(top[:4])
     assert list(table["name"][:-1]) == [f"class {c}" for c in table["class"][:-1]]
 
     few = replace(ONLINE, aggregation="offline", num_classes=2)
-    result = collection.run(few)
-    own = collection.database.read("top_classes")[:, :2]
+    result = rank(collection, few)
+    own = collection.first.database.read("top_classes")[:, :2]
     for image, classes in zip(collection.data.images, own, strict=True):
         table = class_contributions(collection, result, 0, image)
         assert set(table["class"][:-1]) == set(top[:2]) & set(classes.tolist())
@@ -156,7 +156,7 @@ def test_a_store_of_own_classes_only_gives_the_same(make):
     tables = []
     for classes in (None, 3):
         collection = only(make(classes=classes), 2)
-        result = collection.run(method)
+        result = rank(collection, method)
         table = [
             class_contributions(collection, result, 0, image)
             for image in collection.data.images
@@ -167,7 +167,7 @@ def test_a_store_of_own_classes_only_gives_the_same(make):
 
 def test_the_own_row_that_the_query_replaces_scores_one(make):
     collection = only(make(query_replaces_own_row=True), 0)
-    result = collection.run(ONLINE)
+    result = rank(collection, ONLINE)
     image = collection.data.queries[0].image
     table = class_contributions(collection, result, 0, image)
     assert table["contribution"].sum() == pytest.approx(1)
@@ -177,7 +177,7 @@ def test_the_own_row_that_the_query_replaces_scores_one(make):
 
 def test_without_classes_there_is_only_the_score(make):
     collection = only(make(), 0)
-    result = collection.run(Method("sum", dimensions=0))
+    result = rank(collection, Method("sum", dimensions=0))
     image = result.rankings["query0"][2]
     table = class_contributions(collection, result, 0, image)
     assert table["class"].tolist() == [-1]
@@ -300,7 +300,7 @@ def test_the_map_lights_up_where_the_query_is():
 def test_the_cells_add_up_to_the_score_of_every_image(make, method, flags):
     """But for half precision, of the index and of the maps."""
     collection = only(make(power=2.0, **flags), 1)
-    result = collection.run(method)
+    result = rank(collection, method)
     (name,) = result.rankings
     for image, score in zip(result.rankings[name], result.scores[name], strict=True):
         cells = cell_contributions(collection, result, 0, image)
@@ -315,7 +315,7 @@ def test_the_cells_add_up_to_the_score_of_every_image(make, method, flags):
 
 def test_cells_are_told_apart_for_class_aggregations_only(make):
     collection = only(make(), 0)
-    result = collection.run(Method("sum", dimensions=0))
+    result = rank(collection, Method("sum", dimensions=0))
     with pytest.raises(ValueError, match="Raw features"):
         cell_contributions(collection, result, 0, "place0_0")
 

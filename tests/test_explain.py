@@ -12,7 +12,7 @@ from cwr_utils.arrays import l2_normalize
 from cwr_utils.datasets import Dataset, Query
 from cwr_utils.evaluation import average_precision
 from cwr_utils.images import read_image
-from cwr_utils.retrieval import Method, Result
+from cwr_utils.retrieval import Method, Result, rank
 
 RAW = Method("sum", dimensions=0)
 ONLINE = Method("online", num_classes=4, num_whitening_classes=3, dimensions=12)
@@ -55,9 +55,9 @@ def test_relevance_has_five_kinds(own):
 
 @pytest.mark.parametrize("method", [RAW, RERANK], ids=lambda method: method.slug)
 def test_a_strip_shows_the_first_of_a_ranking(collection, data, method):
-    result = collection.run(method)
+    result = rank(collection, method)
     query = data.queries[1]
-    strip = explain.strip(collection, result, 1, top=5)
+    strip = explain.strip(collection.data, result, 1, top=5)
     names = result.rankings[query.name][:5]
     assert strip["names"] == names
     np.testing.assert_array_equal(strip["scores"], result.scores[query.name][:5])
@@ -75,20 +75,22 @@ def test_a_strip_may_end_with_the_positives_that_were_missed(collection, data):
     result = Result(RAW, {query.name: ranking}, {query.name: scores}, {})
     all_scores = {q.name: ranking for q in data.queries}
     result = replace(result, rankings={**all_scores, query.name: ranking})
-    strip = explain.strip(collection, result, 1, top=4, missed=2)
+    strip = explain.strip(collection.data, result, 1, top=4, missed=2)
     assert strip["names"] == [*ranking[:3], "place1_1"]
     assert strip["ranks"] == [1, 2, 3, 6]
     np.testing.assert_array_equal(strip["scores"], scores[[0, 1, 2, 5]])
     figure = figures.result_strip(**strip)
     assert "6 ✓" in [item.get_text() for item in figure.texts]
     for top, missed in ((4, 0), (6, 2), (20, 3)):
-        shown = explain.strip(collection, result, 1, top=top, missed=missed)["ranks"]
+        shown = explain.strip(collection.data, result, 1, top=top, missed=missed)[
+            "ranks"
+        ]
         assert shown == list(range(1, min(top, len(ranking)) + 1))
 
 
 def test_a_strip_starts_with_the_query(collection, data):
     query = data.queries[1]
-    strip = explain.strip(collection, collection.run(RAW), 1, top=4)
+    strip = explain.strip(collection.data, rank(collection, RAW), 1, top=4)
     np.testing.assert_array_equal(
         strip["query_photo"], read_image(data.path(query.image))
     )
@@ -117,19 +119,20 @@ def test_the_title_names_query_method_and_ap(make, data):
         result = Result(RAW, names, scores, {})
         # place2_2 is junk; with self-match positives are at 0 and 2, else at 1.
         ap = average_precision([0, 2], 2) if own else average_precision([1], 1)
-        strip = explain.strip(retrieving, result, 2)
+        strip = explain.strip(retrieving.data, result, 2)
         assert strip["title"] == f"query2: Raw features, AP {ap:.2f}"
         assert strip["relevance"][:4] == ["query", "negative", "junk", "positive"]
 
 
 def test_a_strip_is_no_longer_than_the_ranking(collection, data):
-    strip = explain.strip(collection, collection.run(RAW), 0, top=99)
+    strip = explain.strip(collection.data, rank(collection, RAW), 0, top=99)
     assert len(strip["photos"]) == len(strip["scores"]) == len(data.images)
 
 
 def test_strips_are_drawn(collection):
     strips = [
-        explain.strip(collection, collection.run(RERANK), n, top=4) for n in (0, 1)
+        explain.strip(collection.data, rank(collection, RERANK), n, top=4)
+        for n in (0, 1)
     ]
     assert figures.result_strip(**strips[0]).axes
     assert figures.result_strips(strips).axes
@@ -139,10 +142,12 @@ def test_strips_are_drawn(collection):
 
 
 def test_a_diagnosis_joins_scores_and_errors(collection, data):
-    before, after = collection.run(RAW), collection.run(ONLINE)
-    table = explain.diagnose(collection, before, after)
+    before, after = rank(collection, RAW), rank(collection, ONLINE)
+    table = explain.diagnose(collection.data, before, after)
     assert set(table["query"]) == {query.name for query in data.queries}
-    scores = collection.evaluate(after).set_index("query")
+    scores = evaluation.evaluate(after.rankings, collection.data.queries).set_index(
+        "query"
+    )
     for row in table.itertuples():
         assert row.after == scores["ap"][row.query]
         assert row.first_wrong_rank == scores["first_false_positive"][row.query]
@@ -157,14 +162,18 @@ def test_a_diagnosis_names_what_is_missed(collection, data):
     rankings = {q.name: ranking for q in data.queries}
     result = Result(RAW, rankings, {}, {})
     row = (
-        explain.diagnose(collection, result, result).set_index("query").loc[query.name]
+        explain.diagnose(collection.data, result, result)
+        .set_index("query")
+        .loc[query.name]
     )
     assert (row["first_wrong"], row["first_wrong_rank"]) == (data.distractors[0], 2)
     assert row["missed"] == f"{right[1]} (3)"
 
 
 def test_two_runs_are_drawn_with_their_intervals(collection):
-    table = explain.diagnose(collection, collection.run(RAW), collection.run(ONLINE))
+    table = explain.diagnose(
+        collection.data, rank(collection, RAW), rank(collection, ONLINE)
+    )
     picture = explain.ap_picture(table, "raw", "online")
     wide = picture["per_query"].pivot(index="query", columns="method", values="ap")
     difference = (wide["online"] - wide["raw"])[table["query"]]
@@ -238,14 +247,14 @@ def test_moved_ranks_by_hand():
 
 def test_a_photo_has_one_rank_in_every_table_and_picture(collection, data):
     """Junk out, from 1, the query's own photo as the ground truth says."""
-    before, after = (collection.run(method) for method in (ONLINE, RERANK))
+    before, after = (rank(collection, method) for method in (ONLINE, RERANK))
     table = explain.rank_changes(data, before, after)
     wrong = evaluation.errors(after.rankings, data.queries).set_index("query")
     for number, query in enumerate(data.queries):
         (row,) = table[table["query"] == query.name].to_dict("records")
         why = explain.why_moved(collection, before, after, number, row["image"])
         assert (why["rank before"], why["rank after"]) == (row["before"], row["after"])
-        strip = explain.strip(collection, after, number, top=len(data.images))
+        strip = explain.strip(collection.data, after, number, top=len(data.images))
         shown = dict(zip(strip["names"], strip["ranks"], strict=True))
         assert shown[row["image"]] == row["after"]
         assert {shown[name] for name in query.junk} == {"-"}
@@ -257,7 +266,7 @@ def test_a_photo_has_one_rank_in_every_table_and_picture(collection, data):
 
 
 def test_nothing_moves_where_nothing_changed(collection, data):
-    result = collection.run(RAW)
+    result = rank(collection, RAW)
     table = explain.rank_changes(data, result, result)
     assert len(table) == 4 and (table["gain"] == 0).all()
     assert set(table["image"]) == {f"place{place}_1" for place in range(4)}
@@ -273,7 +282,7 @@ def test_no_positive_no_row():
 
 def test_frequent_classes_by_hand(collection, monkeypatch):
     top = np.array([[2, 0, 1], [2, 1, 0], [3, 2, 0]])
-    monkeypatch.setattr(type(collection), "top_classes", top)
+    monkeypatch.setattr(collection.first.asked, "top_classes", top)
     names, shares = explain.frequent_classes(collection, 2)
     assert names == ["class 2", "class 3"]  # 3 stands higher in its list than 0 and 1
     np.testing.assert_allclose(shares, [1, 1 / 3])
@@ -302,7 +311,7 @@ def test_the_best_box_is_the_region_that_matched(collection, data, classes):
         picture = explain.box_picture(collection, method, number, image)
         assert picture["best"] in picture["boxes"]
         grid = picture["heat"].shape
-        expected = collection.match_region(method, number, image).box
+        expected = collection.match(method, number, [image])[image].box
         np.testing.assert_allclose(
             best_cells(picture, grid), expected or (0, 0, grid[1], grid[0]), atol=1e-6
         )
@@ -328,10 +337,10 @@ def test_boxes_lie_in_the_photo_and_shrink_with_the_threshold(collection, data):
 
 def test_the_heat_map_is_the_mean_cam_of_two_classes(collection):
     picture = explain.box_picture(collection, RERANK, 0, "place0_1")
-    classes = collection.top_classes[0][:2].tolist()
-    features, cam_maps = collection.maps("place0_1")
+    classes = collection.first.asked.top_classes[0][:2].tolist()
+    features, cam_maps = collection.first.maps("place0_1")
     cams = reranking.query_cams(
-        cam_maps, collection.setup.network.class_weights, classes
+        cam_maps, collection.first.setup.network.class_weights, classes
     )
     expected = reranking.heat_map(cams, features.shape[:2])
     np.testing.assert_allclose(picture["heat"], expected, atol=1e-6)
@@ -359,7 +368,7 @@ def test_no_region_is_best_where_the_protocol_has_no_fallback(make, monkeypatch)
 
 def test_why_an_image_moved(collection, data):
     """By hand from the results."""
-    before, after = (collection.run(method) for method in (ONLINE, RERANK))
+    before, after = (rank(collection, method) for method in (ONLINE, RERANK))
     number, image = 1, after.rankings["query1"][3]
     why = explain.why_moved(collection, before, after, number, image)
     assert (why["query"], why["image"]) == ("query1", image)
@@ -375,14 +384,14 @@ def test_why_an_image_moved(collection, data):
     picture = explain.box_picture(collection, RERANK, number, image)
     assert why["region"] == picture["best"]
     np.testing.assert_allclose(why["box"], picture["boxes"][why["region"]], atol=0.51)
-    classes = collection.top_classes[number][:3]
+    classes = collection.first.asked.top_classes[number][:3]
     assert why["classes"] == ", ".join(f"class {c}" for c in classes)
 
 
 def test_why_an_image_without_a_region_moved(make, monkeypatch):
     collection = make(rerank_fallback=False)
     monkeypatch.setattr(reranking, "cam_boxes", lambda *_, **__: [])
-    before, after = (collection.run(method) for method in (ONLINE, RERANK))
+    before, after = (rank(collection, method) for method in (ONLINE, RERANK))
     image = after.rankings["query0"][0]
     why = explain.why_moved(collection, before, after, 0, image)
     assert why["region"] == "none" and "box" not in why
@@ -412,16 +421,16 @@ def test_the_pipeline_shows_the_classes_that_make_the_descriptor(
 ):
     picture = explain.pipeline_picture(collection, method, 3)
     theme = method.aggregation == "theme"
-    classes = (collection.theme if theme else collection.top_classes[3])[
-        : method.num_classes
-    ]
+    classes = (
+        collection.first.theme if theme else collection.first.asked.top_classes[3]
+    )[: method.num_classes]
     names = [f"class {c}" for c in classes]
     assert picture["class_names"] == names
     assert list(picture["heat"]) == names[:3]
     for heat in picture["heat"].values():
         assert heat.ndim == 2 and 0 <= heat.min() <= heat.max() <= 1
     assert picture["vectors"].shape == (method.num_classes, 12)
-    fitted = collection.whitening(method)
+    fitted = collection.first.spaces.fitted(method)
     np.testing.assert_allclose(
         picture["descriptor"],
         l2_normalize(fitted(picture["vectors"]).sum(axis=0)),
@@ -435,7 +444,7 @@ def test_the_pipeline_shows_the_query_and_what_it_found(collection, data):
     query = data.queries[1]
     np.testing.assert_array_equal(picture["photo"], read_image(data.path(query.image)))
     assert picture["box"] == query.box
-    ranking = collection.run(ONLINE).rankings[query.name]
+    ranking = rank(collection, ONLINE).rankings[query.name]
     others = [name for name in ranking if name != query.image][:6]
     assert [kind for _, kind in picture["results"]] == [
         explain.relevance(query, name) for name in others

@@ -34,7 +34,7 @@ from cwr_utils.extraction import (
 )
 from cwr_utils.images import ImageError, ResizePolicy, read_image, resize_image
 from cwr_utils.networks import top_classes
-from cwr_utils.store import Store, StoreError, StoreMismatchError
+from cwr_utils.store import DiskStore, StoreError, StoreMismatchError
 
 SETUP = tiny.setup()
 NETWORK = SETUP.network
@@ -381,7 +381,7 @@ def test_a_killed_extraction_goes_on_where_it_stopped(
         process.send_signal(signal.SIGKILL)
     assert printed == ["block 0\n", "block 1\n"]
     assert process.returncode == -signal.SIGKILL
-    killed = Store.open(path)
+    killed = DiskStore.open(path)
     assert killed.missing_blocks() == [2, 3, 4]
     with pytest.raises(StoreError, match="lacks 3 of 5 blocks"):
         killed.require_complete()
@@ -487,7 +487,7 @@ def test_a_failing_shard_cancels_the_rest_and_is_named(tmp_path):
     broken = spoil(data.path(data.images[1]))
     with ThreadPoolExecutor(1) as pool, pytest.raises(ImageError, match=broken.name):
         extract(data, SETUP, tmp_path / "s", block=1, executor=pool)
-    assert Store.open(tmp_path / "s").missing_blocks()
+    assert DiskStore.open(tmp_path / "s").missing_blocks()
 
 
 def test_a_network_without_a_recipe_stays_in_its_process(data, tmp_path):
@@ -599,7 +599,7 @@ def test_an_undecodable_photo_stops_the_run_and_complete_blocks_stay(tmp_path):
     victim = spoil(data.path(data.images[9]))
     with pytest.raises(ImageError, match=victim.name):
         extract(data, SETUP, tmp_path / "s", batch=1, block=4)
-    assert Store.open(tmp_path / "s").missing_blocks() == [2, 3]
+    assert DiskStore.open(tmp_path / "s").missing_blocks() == [2, 3]
     tiny.write(victim, tiny.view(0, 0))
     data = replace(data, facts={})  # as a new process sees it
     done = extract(data, SETUP, tmp_path / "s", batch=1, block=4)
@@ -627,25 +627,25 @@ def test_a_write_error_is_a_store_error_and_earlier_blocks_are_safe(
 
     with pytest.raises(StoreError, match="Cannot write block 2 .* run again"):
         extract(data, SETUP, path, batch=1, block=4, on_block=on_block)
-    assert 2 in Store.open(path).missing_blocks()
-    assert not {0, 1} & set(Store.open(path).missing_blocks())
+    assert 2 in DiskStore.open(path).missing_blocks()
+    assert not {0, 1} & set(DiskStore.open(path).missing_blocks())
     obstacle.unlink()
     done = extract(data, SETUP, path, batch=1, block=4)
     assert files(done) == files(store)
 
 
 def test_an_error_in_the_last_block_is_not_lost(data, tmp_path, monkeypatch):
-    original = Store.write_block
+    original = DiskStore.write_block
 
     def write_block(store, number, values):
         if number == 4:
             raise StoreError("the disk is full")
         original(store, number, values)
 
-    monkeypatch.setattr(Store, "write_block", write_block)
+    monkeypatch.setattr(DiskStore, "write_block", write_block)
     with pytest.raises(StoreError, match="the disk is full"):
         extract(data, SETUP, tmp_path / "s", batch=1, block=4)
-    assert Store.open(tmp_path / "s").missing_blocks() == [4]
+    assert DiskStore.open(tmp_path / "s").missing_blocks() == [4]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import tiny
 
-from cwr_utils import extraction, flag_costs, protocol
+from cwr_utils import extraction, flag_costs, protocol, retrieval
 from cwr_utils.extraction import ImageMaps
 from cwr_utils.flag_costs import at_scale, measure, methods, under
 from cwr_utils.protocol import FLAGS, PRESETS
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, rank
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
 SIZE = "96x72"
@@ -54,7 +54,7 @@ def gains(table, flag):
 
 def test_the_first_row_is_the_run_and_all_flags_and_presets_follow(table, run):
     assert list(table.index) == ["mAP of this run", *FLAGS, "paper", "authors_code"]
-    first = [run.row(run.run(method))["mAP"] for method in METHODS]
+    first = [retrieval.row(run, rank(run, method))["mAP"] for method in METHODS]
     np.testing.assert_allclose(gains(table, "mAP of this run"), first)
     assert table.loc["rerank_largest", ["point", "here", "switched to"]].tolist() == [
         *("E16", "cells", "contour")
@@ -74,7 +74,7 @@ def test_the_first_row_is_the_run_and_all_flags_and_presets_follow(table, run):
 def test_a_gain_is_that_of_a_run_set_up_anew(table, run, parts, tmp_path, flag):
     presets = {name: PRESETS[name] for name in ("paper", "authors_code")}
     # At 96x72 the run has the authors' aspect already.
-    base = replace(run.setup.protocol, resize="1024x720")
+    base = replace(run.first.setup.protocol, resize="1024x720")
     wanted = {**dict(protocol.variants(base)), **presets}[flag]
     size = "shorter:72" if wanted.resize == "shorter:720" else "96x72"
     if flag == "mean_order":
@@ -83,7 +83,10 @@ def test_a_gain_is_that_of_a_run_set_up_anew(table, run, parts, tmp_path, flag):
         return
     anew = describe(*parts, tmp_path, size, protocol=wanted)
     for method in METHODS:
-        change = anew.row(anew.run(method))["mAP"] - run.row(run.run(method))["mAP"]
+        change = (
+            retrieval.row(anew, rank(anew, method))["mAP"]
+            - retrieval.row(run, rank(run, method))["mAP"]
+        )
         assert gains(table, flag)[method.label] == pytest.approx(change, abs=1e-9)
     assert table.loc[flag, "note"] == ""
 
@@ -105,9 +108,9 @@ def test_some_flags_of_photos_and_of_the_search_change_a_number(table):
 def test_flags_of_queries_change_the_queries_and_not_the_photos(
     run, flag, value, array
 ):
-    switched = under(run, replace(run.setup.protocol, **{flag: value}))
-    assert switched.database is run.database
-    before, after = (s.queries.read(array) for s in (run, switched))
+    switched = under(run, replace(run.first.setup.protocol, **{flag: value}))
+    assert switched.first.database is run.first.database
+    before, after = (s.first.asked.store.read(array) for s in (run, switched))
     assert not np.allclose(before, after, atol=1e-3)
 
 
@@ -164,7 +167,10 @@ def test_an_aspect_is_taken_to_the_scale_of_the_run(resize, here, expected):
 
 
 def test_maps_are_shared_unless_the_photos_have_another_size(run):
-    kept = under(run, replace(run.setup.protocol, rerank_fallback=False))
-    assert kept.maps is run.maps
-    resized = under(run, replace(run.setup.protocol, resize="shorter:72"))
-    assert isinstance(resized.maps, ImageMaps) and resized.maps is not run.maps
+    kept = under(run, replace(run.first.setup.protocol, rerank_fallback=False))
+    assert kept.first.maps is run.first.maps
+    resized = under(run, replace(run.first.setup.protocol, resize="shorter:72"))
+    assert (
+        isinstance(resized.first.maps, ImageMaps)
+        and resized.first.maps is not run.first.maps
+    )

@@ -9,12 +9,12 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_utils import explain, grouping
+from cwr_utils import explain, grouping, retrieval
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.grouping import GroupedIndex, Groups, dequantize, quantize
 from cwr_utils.names import BITS
-from cwr_utils.retrieval import Collection, Method
-from cwr_utils.store import ArraySpec, JoinedStore, Store, StoreError
+from cwr_utils.retrieval import Collection, Method, rank
+from cwr_utils.store import ArraySpec, DiskStore, JoinedStore, Store, StoreError
 from cwr_utils.whitening import fit
 
 METHOD = Method("grouped", 4, num_whitening_classes=3, dimensions=9, groups=3, bits=16)
@@ -99,7 +99,7 @@ def kept_store(path, kept, vectors):
         "vectors": ArraySpec(vectors.shape[1:], "float16", by_photo=True),
     }
     images = {f"photo{n}": f"hash{n}" for n in range(len(kept))}
-    store = Store.create(path, {"bits": 16}, images, specs, 4)
+    store = DiskStore.create(path, {"bits": 16}, images, specs, 4)
     for number, rows in enumerate(store.blocks):
         some = slice(rows.start, rows.stop)
         values = {"classes": kept[some], "vectors": vectors[some]}
@@ -196,7 +196,7 @@ def test_one_photo_is_read_without_the_others(kept):
     record = np.float16(vectors[2]).tobytes()
     damaged[damaged.index(record) + 3] ^= 1
     shard.write_bytes(damaged)
-    again = Store.open(index.store.path)
+    again = DiskStore.open(index.store.path)
     for row in (0, 1, 3):
         np.testing.assert_array_equal(
             again.read("vectors", [row])[0], np.float16(vectors[row])
@@ -215,7 +215,7 @@ def whitening_of(store, dimensions=5):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_kept_are_the_whitened_vectors_of_a_photos_own_classes(opened, bits):
-    store, whitening = opened.database, whitening_of(opened.database)
+    store, whitening = opened.first.database, whitening_of(opened.first.database)
     derived = grouping.derive(store, whitening, Groups(3, bits))
     top = store.read("top_classes")[:, :3]
     np.testing.assert_array_equal(derived.read("classes"), top)
@@ -228,7 +228,7 @@ def test_kept_are_the_whitened_vectors_of_a_photos_own_classes(opened, bits):
 
 
 def test_they_are_computed_once_for_what_they_depend_on(opened, monkeypatch):
-    store, whitening = opened.database, whitening_of(opened.database, 6)
+    store, whitening = opened.first.database, whitening_of(opened.first.database, 6)
     first = grouping.derive(store, whitening, Groups(2, 8))
     read = []
     monkeypatch.setattr(Store, "top_class_vectors", lambda *_: read.append(1) or 1 / 0)
@@ -251,9 +251,9 @@ def test_they_are_computed_once_for_what_they_depend_on(opened, monkeypatch):
 
 
 def test_photos_that_come_later_are_the_only_ones_added(opened, tmp_path, monkeypatch):
-    whitening = whitening_of(opened.database)
-    contents = dict(opened.database.items())
-    few = JoinedStore([opened.database], dict(list(contents.items())[:5]))
+    whitening = whitening_of(opened.first.database)
+    contents = dict(opened.first.database.items())
+    few = JoinedStore([opened.first.database], dict(list(contents.items())[:5]))
     few.path = tmp_path / "photos"
     grouping.derive(few, whitening, Groups(2, 8))
     rows, reading = [], Store.top_class_vectors
@@ -262,11 +262,11 @@ def test_photos_that_come_later_are_the_only_ones_added(opened, tmp_path, monkey
         "top_class_vectors",
         lambda self, count, images: rows.extend(images) or reading(self, count, images),
     )
-    every = JoinedStore([opened.database], contents)
+    every = JoinedStore([opened.first.database], contents)
     every.path = few.path
     derived = grouping.derive(every, whitening, Groups(2, 8))
     assert rows == list(range(5, len(contents)))
-    expected = grouping.derive(opened.database, whitening, Groups(2, 8))
+    expected = grouping.derive(opened.first.database, whitening, Groups(2, 8))
     for name in ("classes", "vectors"):
         np.testing.assert_array_equal(derived.read(name), expected.read(name))
 
@@ -277,20 +277,20 @@ def test_photos_that_come_later_are_the_only_ones_added(opened, tmp_path, monkey
 @pytest.mark.parametrize("weighting", ["equal", "rank", "probability"])
 def test_descriptors_are_those_of_a_naive_loop(opened, weighting):
     method = replace(METHOD, class_weighting=weighting)
-    query, database = opened.descriptors(method, 1)
-    online, _ = opened.descriptors(replace(method, aggregation="online"), 1)
+    query, database = next(opened.descriptors(method, [1]))
+    online, _ = next(opened.descriptors(replace(method, aggregation="online"), [1]))
     np.testing.assert_array_equal(query, online)
-    columns = opened.setup.network.class_weights.T
-    classes = opened.top_classes[1][:4]
-    known = opened.queries.read("probabilities")[1]
-    whitening = opened.whitening(method)
+    columns = opened.first.setup.network.class_weights.T
+    classes = opened.first.asked.top_classes[1][:4]
+    known = opened.first.asked.store.read("probabilities")[1]
+    whitening = opened.first.spaces.fitted(method)
     for row in range(len(database)):
-        own = opened.database.read("top_classes", [row])[0][:3]
-        vectors = opened.database.read("class_vectors", [row])[0]
+        own = opened.first.database.read("top_classes", [row])[0][:3]
+        vectors = opened.first.database.read("class_vectors", [row])[0]
         total = np.zeros(9)
-        for rank, class_id in enumerate(classes, start=1):
+        for place, class_id in enumerate(classes, start=1):
             chosen = own[naive_stand_in(columns, own, class_id)]
-            shares = {"equal": 1, "rank": 1 / rank, "probability": known[class_id]}
+            shares = {"equal": 1, "rank": 1 / place, "probability": known[class_id]}
             total += shares[weighting] * whitening(vectors[chosen][None])[0]
         np.testing.assert_allclose(database[row], l2_normalize(total), atol=2e-3)
 
@@ -298,8 +298,10 @@ def test_descriptors_are_those_of_a_naive_loop(opened, weighting):
 def test_all_classes_are_online_aggregation(opened):
     method = replace(METHOD, groups=64)  # the network has six
     for number in range(2):
-        _, found = opened.descriptors(method, number)
-        _, expected = opened.descriptors(replace(method, aggregation="online"), number)
+        _, found = next(opened.descriptors(method, [number]))
+        _, expected = next(
+            opened.descriptors(replace(method, aggregation="online"), [number])
+        )
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -307,11 +309,11 @@ def test_a_store_of_few_classes_is_enough(experiment):
     few = replace(experiment, setup=replace(experiment.setup, classes=3))
     small, whole = tiny.opened(few), Collection.open(experiment)
     for method in (METHOD, replace(METHOD, bits=4, refine="dba:photos=2")):
-        found, expected = small.run(method), whole.run(method)
+        found, expected = rank(small, method), rank(whole, method)
         for name, scores in found.scores.items():
             np.testing.assert_allclose(scores, expected.scores[name], atol=2e-2)
     with pytest.raises(StoreError, match="top 3 classes of each image; 4 were asked"):
-        small.run(replace(METHOD, groups=4))
+        rank(small, replace(METHOD, groups=4))
 
 
 def test_its_settings_stand_in_its_name_and_in_no_other():
@@ -324,7 +326,9 @@ def test_its_settings_stand_in_its_name_and_in_no_other():
 
 
 def test_rows_of_a_table_tell_groups_apart(opened):
-    rows = [opened.row(opened.run(replace(METHOD, groups=n))) for n in (1, 3)]
+    rows = [
+        retrieval.row(opened, rank(opened, replace(METHOD, groups=n))) for n in (1, 3)
+    ]
     assert rows[0]["identity"] != rows[1]["identity"]
     assert rows[0]["setting"] == rows[1]["setting"]
     assert [row["groups"] for row in rows] == [1, 3]
@@ -353,7 +357,7 @@ def test_more_classes_than_the_list_of_a_photo_are_ordered_by_probability(tmp_pa
         "class_vectors": ArraySpec((5, 4), "float16", by_row=True),
     }
     images = {f"photo{n}": f"hash{n}" for n in range(3)}
-    store = Store.create(tmp_path / "s", {"classes": None}, images, specs)
+    store = DiskStore.create(tmp_path / "s", {"classes": None}, images, specs)
     known, vectors = rng.random((3, 5)), unit(2, 3, 5, 4).astype(np.float16)
     order = np.argsort(-known)
     values = {"top_classes": order[:, :2], "probabilities": known}
@@ -373,7 +377,7 @@ def test_there_is_no_one_map_of_them(opened):
 
 def test_joined_stores_of_few_classes_give_the_first(experiment):
     setup = replace(experiment.setup, classes=3)
-    store = tiny.opened(replace(experiment, setup=setup)).database
+    store = tiny.opened(replace(experiment, setup=setup)).first.database
     joined = JoinedStore([store], dict(store.items()))
     np.testing.assert_array_equal(
         joined.top_class_vectors(2, [4, 1]), store.read("class_vectors", [4, 1])[:, :2]

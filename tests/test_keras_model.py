@@ -14,7 +14,7 @@ from keras import layers
 from cwr_utils import networks, search
 from cwr_utils.networks.cam_network import randomize
 from cwr_utils.protocol import PRESETS
-from cwr_utils.retrieval import CLASS_AGGREGATIONS, Experiment, Method
+from cwr_utils.retrieval import CLASS_AGGREGATIONS, Experiment, Method, rank
 from cwr_utils.runs import record, source, workbench
 
 # TensorFlow's own: its variables do not know NumPy 2's `copy` when they are saved.
@@ -207,13 +207,13 @@ def test_fewer_classes_than_a_default_are_all_used(tmp_path, classes):
         rerank = 0 if aggregation == "regional" else 3
         most = Method(aggregation, classes, classes, 4, 0, rerank, classes)
         more = Method(aggregation, 64, 32, 4, 0, rerank, 40)
-        found, expected = collection.run(more), collection.run(most)
+        found, expected = rank(collection, more), rank(collection, most)
         assert found.rankings == expected.rankings
         for query in data.queries:
             np.testing.assert_array_equal(
                 found.scores[query.name], expected.scores[query.name]
             )
-    both = collection.space(Method("offline", 64, 32, 4)).offline([classes, 64])
+    both = collection.first.space(Method("offline", 64, 32, 4)).offline([classes, 64])
     np.testing.assert_array_equal(both[classes], both[64])
 
 

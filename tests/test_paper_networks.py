@@ -15,7 +15,13 @@ from cwr_utils.datasets import Dataset, Query
 from cwr_utils.networks import densenet161, vgg16_cam
 from cwr_utils.protocol import FLAGS, PRESETS
 from cwr_utils.reranking import MIN_CELLS
-from cwr_utils.retrieval import CLASS_AGGREGATIONS, Collection, Experiment, Method
+from cwr_utils.retrieval import (
+    CLASS_AGGREGATIONS,
+    Collection,
+    Experiment,
+    Method,
+    rank,
+)
 
 SIZE = "224x160"
 NARROW = {
@@ -71,8 +77,12 @@ def searched(request, tmp_path_factory):
 def test_stores_hold_finite_vectors_and_count_empty_maps(searched):
     experiment, (channels, _) = searched
     collection = Collection.open(experiment)
-    database = collection.database
-    for store in (database, collection.queries, collection.training.store):
+    database = collection.first.database
+    for store in (
+        database,
+        collection.first.asked.store,
+        collection.first.spaces.training.store,
+    ):
         vectors = store.read("class_vectors").astype(np.float32)
         assert vectors.shape[-1] == channels
         norms = np.linalg.norm(vectors, axis=-1)
@@ -91,17 +101,19 @@ def test_photos_to_map(searched, preset, aggregation):
     search = [flag for flag in FLAGS if FLAGS[flag]["stage"] == "search"]
     flags = {flag: getattr(PRESETS[preset], flag) for flag in search}
     experiment = experiment.under(replace(experiment.setup.protocol, **flags))
-    retrieval, data = Collection.open(experiment), experiment.data
+    collection, data = Collection.open(experiment), experiment.data
     plain = Method(aggregation, 4, 2, dimensions=8)
     boxes = replace(plain, rerank=6)
     for method in (plain, boxes, replace(boxes, query_expansion=2)):
-        result = retrieval.run(method)
+        result = rank(collection, method)
         for query in data.queries:
             assert set(result.rankings[query.name]) == set(data.images)
             scores = result.scores[query.name]
             assert np.isfinite(scores).all() and np.abs(scores).max() < 1.001
         # Views of one place differ in noise and a few pixels.
-        ap = evaluation.mean_average_precision(retrieval.evaluate(result))
+        ap = evaluation.mean_average_precision(
+            evaluation.evaluate(result.rankings, data.queries)
+        )
         assert ap > 0.7
     found = [m for q in result.matches.values() for m in q.values()]
     assert len(found) == 6 * len(data.queries)
@@ -115,7 +127,7 @@ def test_photos_to_map(searched, preset, aggregation):
 def test_maps_that_half_precision_cannot_hold_stay_whole(searched):
     """Without BatchNorm statistics a ResNet doubles its values in every block."""
     experiment, (channels, _) = searched
-    maps = Collection.open(experiment).maps
+    maps = Collection.open(experiment).first.maps
     features, cam_maps = maps(experiment.data.images[0])
     assert np.isfinite(features).all() and np.isfinite(cam_maps).all()
     resnet = maps.setup.network.name == "keras:ResNet50"

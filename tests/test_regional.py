@@ -7,10 +7,10 @@ import pytest
 import reference
 import tiny
 
-from cwr_utils import pooling, whitening
+from cwr_utils import pooling, retrieval, whitening
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.images import read_image, resize_image
-from cwr_utils.retrieval import Collection, Method
+from cwr_utils.retrieval import Collection, Method, rank
 from cwr_utils.store import StoreError
 
 CLASSES = 2
@@ -69,7 +69,7 @@ def test_stored_vectors_are_those_of_each_region_alone(opened, experiment):
         features, cams, logits = maps_of(experiment, image)
         own = np.argsort(-logits)[:CLASSES]
         expected = naive_vectors(features, cams[..., own])
-        got = opened.database.read("region_vectors", [row])[0].astype("f4")
+        got = opened.first.database.read("region_vectors", [row])[0].astype("f4")
         np.testing.assert_allclose(got[: len(expected)], expected, atol=2e-3)
         assert not got[len(expected) :].any()
 
@@ -82,43 +82,43 @@ def test_a_query_is_described_by_the_regions_of_its_box(opened, experiment):
         features, cams, _ = maps_of(experiment, query.image)
         size = experiment.data.size(query.image)
         grid = features.shape[1], features.shape[0]
-        cells = opened.describer.query_cells(query.box, size, grid)
-        own = opened.top_classes[number][:CLASSES]
+        cells = opened.first.describer.query_cells(query.box, size, grid)
+        own = opened.first.asked.top_classes[number][:CLASSES]
         expected = naive_vectors(features, cams[..., own], cells)
-        got = opened.queries.read("region_vectors", [number])[0].astype("f4")
+        got = opened.first.asked.store.read("region_vectors", [number])[0].astype("f4")
         np.testing.assert_allclose(got[: len(expected)], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("weighting", ["equal", "rank", "probability"])
 def test_descriptors_are_sums_over_regions_and_classes(opened, weighting):
     method = replace(METHOD, class_weighting=weighting)
-    vectors = opened.training.store.read("region_vectors").astype("f4")
+    vectors = opened.first.spaces.training.store.read("region_vectors").astype("f4")
     training = vectors.reshape(-1, vectors.shape[-1])
     fitted = whitening.fit(training, "generated").keep(10)
-    _, database = opened.descriptors(method, 0)
+    _, database = next(opened.descriptors(method, [0]))
     for row in range(3):
-        own = opened.database.read("region_vectors", [row])[0]
-        top = opened.database.read("top_classes", [row])[0]
-        known = opened.database.read("probabilities", [row])[0]
+        own = opened.first.database.read("region_vectors", [row])[0]
+        top = opened.first.database.read("top_classes", [row])[0]
+        known = opened.first.database.read("probabilities", [row])[0]
         total = np.zeros(10)
         for region in own:
-            for rank, vector in enumerate(region, start=1):
-                weights = {"equal": 1, "rank": 1 / rank}
-                weights["probability"] = known[top[rank - 1]]
+            for place, vector in enumerate(region, start=1):
+                weights = {"equal": 1, "rank": 1 / place}
+                weights["probability"] = known[top[place - 1]]
                 total += weights[weighting] * fitted(vector[None])[0]
         np.testing.assert_allclose(database[row], l2_normalize(total), atol=1e-4)
 
 
 def test_it_ranks_and_its_own_photo_comes_first(opened):
-    result = opened.run(METHOD)
+    result = rank(opened, METHOD)
     first = [result.rankings[q.name][0] == q.image for q in opened.data.queries]
     assert np.mean(first) > 0.7
-    assert opened.row(result)["method"] == "OfA by regions, 2 classes"
+    assert retrieval.row(opened, result)["method"] == "OfA by regions, 2 classes"
 
 
 def test_more_classes_than_regions_were_described_by_are_refused(opened):
     with pytest.raises(StoreError, match="by 2 classes; 3 were asked for"):
-        opened.run(replace(METHOD, num_classes=3))
+        rank(opened, replace(METHOD, num_classes=3))
 
 
 def test_the_number_of_classes_belongs_to_the_identity(experiment):

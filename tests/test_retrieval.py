@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import aggregation, ranking, rerankers, retrieval
+from cwr_utils import aggregation, evaluation, ranking, rerankers, retrieval
 from cwr_utils import evaluation as evaluation_module
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import ImageMaps, extract, extract_queries
 from cwr_utils.names import GLOBAL_POOLINGS
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, rank, tabulate
 from cwr_utils.retrieval.asked import Asked
-from cwr_utils.store import ArraySpec, JoinedStore, Store, StoreError
+from cwr_utils.store import ArraySpec, DiskStore, JoinedStore, StoreError
 from cwr_utils.whitening import WhiteningError
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
@@ -89,7 +89,7 @@ def make(data, others, stores, maps):
         setup = tiny.setup(resize=SIZE, **options)
         experiment = Experiment(data, training, setup, **chosen)
         *first, fitted_on = (*stores, None)[:3]
-        return Collection(experiment, *first, fitted_on, maps.under(setup))
+        return tiny.collection(experiment, *first, fitted_on, maps.under(setup))
 
     return make
 
@@ -124,8 +124,8 @@ def in_database_order(result, name, images):
 )
 def test_the_views_of_a_place_come_first(make, data, method):
     retrieving = make()
-    result = retrieving.run(method)
-    row = retrieving.row(result)
+    result = rank(retrieving, method)
+    row = retrieval.row(retrieving, result)
     assert row["mAP"] == 1
     assert (row["network"], row["layer"]) == ("tiny", tiny.LAYER)
     assert (row["resize"], row["power"]) == (SIZE, 1.0)
@@ -164,8 +164,10 @@ def expected_scores(method, data, stores, fitted):
 )
 def test_scores_are_those_of_loops(make, data, stores, method):
     retrieving = make()
-    result = retrieving.run(method)
-    expected = expected_scores(method, data, stores, retrieving.whitening(method))
+    result = rank(retrieving, method)
+    expected = expected_scores(
+        method, data, stores, retrieving.first.spaces.fitted(method)
+    )
     for number, query in enumerate(data.queries):
         got = in_database_order(result, query.name, data.images)
         np.testing.assert_allclose(got, expected[number], atol=2e-3)
@@ -178,11 +180,11 @@ def test_theme_uses_one_list_for_queries_and_database(make, data, stores):
     retrieving = make()
     _, queries, training = stores
     top = training.read("top_classes")
-    assert retrieving.theme == aggregation.theme_classes(top, tiny.CLASSES)
+    assert retrieving.first.theme == aggregation.theme_classes(top, tiny.CLASSES)
     fixed = make(theme=[3, 1, 0, 5, 2])
-    assert fixed.theme == [3, 1, 0, 5, 2]
-    vector, _ = fixed.descriptors(THEME, 2)
-    fitted = fixed.whitening(THEME)
+    assert fixed.first.theme == [3, 1, 0, 5, 2]
+    vector, _ = next(fixed.descriptors(THEME, [2]))
+    fitted = fixed.first.spaces.fitted(THEME)
     vectors = queries.read("class_vectors")[2, [3, 1, 0, 5]]
     np.testing.assert_allclose(
         vector, l2_normalize(fitted(vectors).sum(axis=0)), rtol=1e-5, atol=1e-6
@@ -192,17 +194,17 @@ def test_theme_uses_one_list_for_queries_and_database(make, data, stores):
 def test_whitening_is_fitted_on_the_training_photos_alone(make, stores):
     training = stores[2]
     retrieving = make()
-    used = retrieving.whitening(ONLINE)
+    used = retrieving.first.spaces.fitted(ONLINE)
     top = training.read("top_classes")[:, :3]
     vectors = training.read("class_vectors")[np.arange(24)[:, None], top]
     np.testing.assert_allclose(
         used.mean, l2_normalize(vectors).reshape(-1, 12).mean(axis=0), atol=1e-6
     )
     assert (used.vectors, used.source, used.dimensions) == (72, "other", 12)
-    assert retrieving.whitening(Method("sum", dimensions=4)).vectors == 24
-    assert retrieving.whitening(RAW) is None
+    assert retrieving.first.spaces.fitted(Method("sum", dimensions=4)).vectors == 24
+    assert retrieving.first.spaces.fitted(RAW) is None
     with pytest.raises(WhiteningError, match="24 vectors .* at most 12"):
-        retrieving.whitening(Method("sum", dimensions=13))
+        retrieving.first.spaces.fitted(Method("sum", dimensions=13))
 
 
 # Self-match
@@ -228,12 +230,14 @@ def test_the_own_photo_counts_where_the_ground_truth_lists_it(make, data):
         for q in data.queries
     )
     leave_one_out = make(data=replace(data, queries=without))
-    result = leave_one_out.run(RAW)
-    own = leave_one_out.evaluate(result, self_match=True)
-    rule = leave_one_out.evaluate(result)
+    result = rank(leave_one_out, RAW)
+    own = evaluation.evaluate(
+        result.rankings, leave_one_out.data.queries, self_match=True
+    )
+    rule = evaluation.evaluate(result.rankings, leave_one_out.data.queries)
     np.testing.assert_array_equal(own["positives"], [2] * 4)
     np.testing.assert_array_equal(rule["positives"], [1] * 4)
-    row = leave_one_out.row(result)
+    row = retrieval.row(leave_one_out, result)
     mean = evaluation_module.mean_average_precision
     assert row["mAP"] == row["mAP_without_self"] == mean(rule)
     assert row["mAP_with_self"] == mean(own)
@@ -244,19 +248,21 @@ def test_the_own_photo_counts_where_the_ground_truth_lists_it(make, data):
 
 def test_a_row_has_precisions_in_which_the_own_photo_is_no_hit(make, data):
     retrieving = make()  # the ground truth lists the own photo, as Oxford's does
-    result = retrieving.run(RAW)
+    result = rank(retrieving, RAW)
     # The one other positive comes last: its own photo would be the only hit before.
     for query in data.queries:
         (other,) = query.positives - {query.image}
         ranking = result.rankings[query.name]
         ranking.append(ranking.pop(ranking.index(other)))
-    row = retrieving.row(result)
+    row = retrieval.row(retrieving, result)
     assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [0, 0, 0]
-    assert set(retrieving.evaluate(result)["p@1"]) == {1}
+    assert set(
+        evaluation.evaluate(result.rankings, retrieving.data.queries)["p@1"]
+    ) == {1}
     for query in data.queries:  # now second: behind its own photo alone
         ranking = result.rankings[query.name]
         ranking.insert(1, ranking.pop())
-    row = retrieving.row(result)
+    row = retrieval.row(retrieving, result)
     assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [1, 1, 1]
 
 
@@ -264,12 +270,15 @@ def test_the_rule_of_one_query_is_not_that_of_the_others(make, data):
     first, *rest = data.queries
     first = replace(first, positives=first.positives - {first.image})
     mixed = make(data=replace(data, queries=(first, *rest)))
-    rule = mixed.evaluate(mixed.run(RAW))
+    rule = evaluation.evaluate(rank(mixed, RAW).rankings, mixed.data.queries)
     # Its own photo, which is in none of its lists, comes first and is wrong.
     assert rule["first_false_positive"][0] == 1 and rule["ap"][0] < 1
     np.testing.assert_array_equal(rule["positives"], [1, 2, 2, 2])
     usual = make()
-    pair = [c.evaluate(c.run(RAW))["ap"] for c in (mixed, usual)]
+    pair = [
+        evaluation.evaluate(rank(c, RAW).rankings, c.data.queries)["ap"]
+        for c in (mixed, usual)
+    ]
     np.testing.assert_array_equal(pair[0][1:], pair[1][1:])
 
 
@@ -299,7 +308,7 @@ def test_whitening_on_the_photo_of_a_query_is_refused(make, data, others, tmp_pa
     with pytest.raises(WhiteningError, match="1 of the 24 whitening photos"):
         make(asked, (*described, training), leaking)
     clean = extract(others, SETUP, tmp_path / "clean")
-    make(asked, (*described, clean), others).run(ONLINE)
+    rank(make(asked, (*described, clean), others), ONLINE)
 
 
 def test_its_own_distractors_need_the_long_name_and_are_named(make, data, stores):
@@ -309,7 +318,7 @@ def test_its_own_distractors_need_the_long_name_and_are_named(make, data, stores
         make(**parts)
     own = make(**parts, i_know_this_fits_whitening_on_the_test_set=True)
     assert own.source == "tiny (6 of 18 photos)"
-    assert own.whitening(Method("sum", dimensions=3)).vectors == 6
+    assert own.first.spaces.fitted(Method("sum", dimensions=3)).vectors == 6
 
 
 def test_held_out_distractors_leave_the_database(data):
@@ -332,11 +341,11 @@ def test_a_copy_of_a_test_photo_is_found_under_any_name(
 
 def test_methods_with_whitening_need_training_photos(make, stores):
     plain = make(stores=stores[:2], training=None)
-    plain.run(RAW)
-    assert plain.training is None and plain.source == ""
+    rank(plain, RAW)
+    assert plain.first.spaces.training is None and plain.source == ""
     for method in (ONLINE, THEME, Method("gem", dimensions=3)):
         with pytest.raises(WhiteningError, match="no training photos were given"):
-            plain.run(method)
+            rank(plain, method)
     with pytest.raises(ValueError, match="1 of the `training_images` are not in"):
         make(training_images=["other100_0", "typo"])
 
@@ -376,7 +385,7 @@ def test_an_incomplete_store_is_refused(make, data, stores, tmp_path):
     with pytest.raises(KeyError):
         extract(data, SETUP, tmp_path / "s", block=6, on_block=stop)
     with pytest.raises(StoreError, match="lacks . of 3 blocks"):
-        make(stores=(Store.open(tmp_path / "s"), *stores[1:]))
+        make(stores=(DiskStore.open(tmp_path / "s"), *stores[1:]))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +421,9 @@ def test_a_training_store_may_keep_fewer_classes(make, others, stores, tmp_path)
     full = make(training_images=landscape)
     few = make(stores=(*stores[:2], kept), training=part)
     for name in ("mean", "projection"):
-        first, second = (getattr(r.whitening(ONLINE), name) for r in (full, few))
+        first, second = (
+            getattr(r.first.spaces.fitted(ONLINE), name) for r in (full, few)
+        )
         np.testing.assert_allclose(first, second, rtol=0.05, atol=1e-3)
 
 
@@ -427,10 +438,11 @@ def test_more_classes_than_the_network_has_are_all_of_them(make):
         method = replace(method, num_classes=tiny.CLASSES)
         more = replace(method, num_classes=9, rerank_classes=method.rerank_classes + 1)
         assert (
-            retrieving.run(more).scores.keys() == retrieving.run(method).scores.keys()
+            rank(retrieving, more).scores.keys()
+            == rank(retrieving, method).scores.keys()
         )
-        for name, scores in retrieving.run(method).scores.items():
-            np.testing.assert_array_equal(retrieving.run(more).scores[name], scores)
+        for name, scores in rank(retrieving, method).scores.items():
+            np.testing.assert_array_equal(rank(retrieving, more).scores[name], scores)
 
 
 def test_more_classes_than_were_kept_are_refused(make, others, stores, tmp_path):
@@ -438,10 +450,10 @@ def test_more_classes_than_were_kept_are_refused(make, others, stores, tmp_path)
     kept = extract(others, tiny.setup(resize=SIZE, classes=3), tmp_path / "s")
     few = make(stores=(*stores[:2], kept))
     with pytest.raises(StoreError, match="top 3 classes of each image; 4 were asked"):
-        few.run(replace(ONLINE, num_whitening_classes=4))
+        rank(few, replace(ONLINE, num_whitening_classes=4))
     themed = make(theme=(0, 1))
     with pytest.raises(ValueError, match="4 classes were asked for; .* has 2"):
-        themed.run(replace(THEME, num_classes=4))
+        rank(themed, replace(THEME, num_classes=4))
 
 
 # Re-ranking
@@ -449,8 +461,8 @@ def test_more_classes_than_were_kept_are_refused(make, others, stores, tmp_path)
 
 def test_reranking_changes_only_the_order_of_the_first(make, data):
     retrieving = make()
-    before = retrieving.run(OFFLINE)
-    after = retrieving.run(replace(OFFLINE, **RERANK))
+    before = rank(retrieving, OFFLINE)
+    after = rank(retrieving, replace(OFFLINE, **RERANK))
     changed = 0
     for query in data.queries:
         old, new = before.rankings[query.name], after.rankings[query.name]
@@ -469,21 +481,21 @@ def test_reranking_changes_only_the_order_of_the_first(make, data):
 
 
 def test_reranking_more_than_all_reranks_all(make, data):
-    result = make().run(replace(ONLINE, rerank=99, rerank_classes=3))
+    result = rank(make(), replace(ONLINE, rerank=99, rerank_classes=3))
     assert all(len(found) == len(data.images) for found in result.matches.values())
 
 
 def test_matches_are_computed_once(make, maps, monkeypatch):
     retrieving = make()
-    retrieving.run(replace(OFFLINE, **RERANK))
+    rank(retrieving, replace(OFFLINE, **RERANK))
     asked = []
     many = maps.many
     monkeypatch.setattr(
         maps, "many", lambda names, *_: asked.append(names) or many(names)
     )
-    retrieving.run(replace(OFFLINE, **RERANK, query_expansion=3))
+    rank(retrieving, replace(OFFLINE, **RERANK, query_expansion=3))
     assert not any(asked)
-    retrieving.run(replace(OFFLINE, rerank=10, rerank_classes=3))
+    rank(retrieving, replace(OFFLINE, rerank=10, rerank_classes=3))
     assert [len(names) for names in asked if names] == [2] * 4
 
 
@@ -499,14 +511,14 @@ def test_only_the_leak_of_a_run_makes_the_order_of_queries_matter(
 ):
     turned, queries = reversed_queries(data, tmp_path / "q")
     method = replace(OFFLINE, aggregation=kind, **RERANK, query_expansion=2)
-    forward = make(rerank_moves_index=moves).run(method)
-    backward = make(
-        turned, (stores[0], queries, stores[2]), rerank_moves_index=moves
-    ).run(method)
+    forward = rank(make(rerank_moves_index=moves), method)
+    backward = rank(
+        make(turned, (stores[0], queries, stores[2]), rerank_moves_index=moves), method
+    )
     leaks = moves == "run" and kind != "online"
     assert same(forward, backward) != leaks
     first, last = data.queries[0].name, data.queries[-1].name
-    alone = make(rerank_moves_index="query").run(method)
+    alone = rank(make(rerank_moves_index="query"), method)
     if leaks:  # the first query of each order sees a clean index
         for result, name in ((forward, first), (backward, last)):
             np.testing.assert_array_equal(result.scores[name], alone.scores[name])
@@ -517,10 +529,10 @@ def test_moved_rows_are_those_that_are_expanded_and_searched(make, data):
     method = replace(OFFLINE, **RERANK, query_expansion=2)
     for moves in ("no", "query"):
         retrieving = make(rerank_moves_index=moves)
-        result = retrieving.run(method)
-        plain = retrieving.run(replace(method, query_expansion=0))
+        result = rank(retrieving, method)
+        plain = rank(retrieving, replace(method, query_expansion=0))
         for number, query in enumerate(data.queries):
-            vector, index = retrieving.descriptors(method, number)
+            vector, index = next(retrieving.descriptors(method, [number]))
             index = index.copy()
             if moves == "query":
                 for image, match in result.matches[query.name].items():
@@ -534,11 +546,13 @@ def test_moved_rows_are_those_that_are_expanded_and_searched(make, data):
 def test_a_run_leaves_the_shared_descriptors_as_they_were(make):
     for moves in ("query", "run"):
         retrieving = make(rerank_moves_index=moves)
-        before = retrieving.run(OFFLINE)
-        index = retrieving.descriptors(OFFLINE, 0)[1].copy()
-        retrieving.run(replace(OFFLINE, **RERANK, query_expansion=2))
-        np.testing.assert_array_equal(retrieving.descriptors(OFFLINE, 0)[1], index)
-        assert same(retrieving.run(OFFLINE), before)
+        before = rank(retrieving, OFFLINE)
+        index = next(retrieving.descriptors(OFFLINE, [0]))[1].copy()
+        rank(retrieving, replace(OFFLINE, **RERANK, query_expansion=2))
+        np.testing.assert_array_equal(
+            next(retrieving.descriptors(OFFLINE, [0]))[1], index
+        )
+        assert same(rank(retrieving, OFFLINE), before)
 
 
 # Search flags
@@ -551,8 +565,8 @@ def test_query_replaces_own_row_puts_the_querys_photo_first(make, data, stores):
     queries = extract_queries(small, SETUP, stores[1].path.with_name("corners"))
 
     def run(flag):
-        return make(small, (stores[0], queries), None, query_replaces_own_row=flag).run(
-            RAW
+        return rank(
+            make(small, (stores[0], queries), None, query_replaces_own_row=flag), RAW
         )
 
     usual, replaced = run(False), run(True)
@@ -567,10 +581,10 @@ def test_query_replaces_own_row_puts_the_querys_photo_first(make, data, stores):
 @pytest.mark.parametrize("with_query", [True, False])
 def test_expansion_sums_the_first_rows_and_perhaps_the_query(make, data, with_query):
     retrieving = make(expand_with_query=with_query)
-    base = retrieving.run(ONLINE)
-    result = retrieving.run(replace(ONLINE, query_expansion=3))
+    base = rank(retrieving, ONLINE)
+    result = rank(retrieving, replace(ONLINE, query_expansion=3))
     for number, query in enumerate(data.queries):
-        vector, index = retrieving.descriptors(ONLINE, number)
+        vector, index = next(retrieving.descriptors(ONLINE, [number]))
         best = [data.images.index(n) for n in base.rankings[query.name][:3]]
         expanded = index[best].sum(axis=0) + (vector if with_query else 0)
         got = in_database_order(result, query.name, data.images)
@@ -582,12 +596,12 @@ def test_expansion_sums_the_first_rows_and_perhaps_the_query(make, data, with_qu
 
 def test_methods_give_the_same_bits_in_any_company_and_order(make):
     forward, backward = make(), make()
-    first = {m.slug: forward.run(m) for m in METHODS}
-    second = {m.slug: backward.run(m) for m in reversed(METHODS)}
+    first = {m.slug: rank(forward, m) for m in METHODS}
+    second = {m.slug: rank(backward, m) for m in reversed(METHODS)}
     assert len(first) == len(METHODS)
     for method in METHODS:
         assert same(first[method.slug], second[method.slug]), method.slug
-        assert same(first[method.slug], make().run(method)), method.slug
+        assert same(first[method.slug], rank(make(), method)), method.slug
 
 
 def test_methods_of_one_curve_are_described_in_one_pass(make, monkeypatch):
@@ -600,7 +614,7 @@ def test_methods_of_one_curve_are_described_in_one_pass(make, monkeypatch):
     monkeypatch.setattr(aggregation, "offline", counting)
     curve = [replace(OFFLINE, num_classes=count) for count in (3, 1)]
     other = [replace(method, class_weighting="rank") for method in curve]
-    table, _, _ = make().compare([curve[0], ONLINE, *other, curve[1]])
+    table, _, _ = tabulate(make(), [curve[0], ONLINE, *other, curve[1]])
     assert passes == [[1, 3], [1, 3]]
     assert table["num_classes"].tolist() == [3, ONLINE.num_classes, 3, 1, 1]
 
@@ -611,7 +625,7 @@ def test_an_offline_curve_gives_what_single_runs_give(make):
     together.offline_curve(OFFLINE, counts)
     for count in counts:
         method = replace(OFFLINE, num_classes=count)
-        alone, shared = make().run(method), together.run(method)
+        alone, shared = rank(make(), method), rank(together, method)
         assert alone.rankings == shared.rankings
         for name in alone.scores:
             np.testing.assert_allclose(
@@ -700,7 +714,7 @@ def test_the_ladder_climbs_once_to_each_method():
 def test_compare_makes_a_row_a_method_and_a_row_a_query(make, data):
     methods = [RAW, ONLINE, replace(ONLINE, **RERANK)]
     retrieving = make()
-    table, per_query, results = retrieving.compare(methods)
+    table, per_query, results = tabulate(retrieving, methods)
     assert table["slug"].tolist() == [m.slug for m in methods] == list(results)
     assert table["whitening"].tolist() == ["", "other", "other"]
     assert table["whitening_vectors"].tolist() == [0, 72, 72]
@@ -718,17 +732,17 @@ def test_stores_are_opened_where_the_extraction_put_them(data, others, tmp_path)
         Collection.open(experiment)
     experiment.extract()
     opened = Collection.open(experiment)
-    assert opened.setup.protocol.name == "paper" and opened.source == "other"
-    opened.run(Method("online", 2, 2, 4, rerank=2, rerank_classes=2))
+    assert opened.first.setup.protocol.name == "paper" and opened.source == "other"
+    rank(opened, Method("online", 2, 2, 4, rerank=2, rerank_classes=2))
 
 
 def test_queries_asked_one_by_one_are_not_taken_for_each_other(make, stores):
     together = make()
-    expected = together.run(ONLINE)
+    expected = rank(together, ONLINE)
     for query in together.data.queries:
         row = {query.name: stores[1].hashes[query.name]}
         asked = together.ask([query], JoinedStore([stores[1]], row))
-        assert asked.run(ONLINE).rankings[query.name] == expected.rankings[query.name]
+        assert rank(asked, ONLINE).rankings[query.name] == expected.rankings[query.name]
 
 
 # Re-rankers by neighbours
@@ -745,9 +759,9 @@ REFINED = [
 @pytest.mark.parametrize("method", REFINED, ids=lambda m: m.slug)
 def test_refined_scores_are_those_of_the_re_ranker(make, method):
     retrieving = make()
-    result = retrieving.run(method)
+    result = rank(retrieving, method)
     for number, query in enumerate(retrieving.data.queries):
-        vector, database = retrieving.descriptors(method, number)
+        vector, database = next(retrieving.descriptors(method, [number]))
         expected = rerankers.rerank(method.refine, vector[None], database)[0]
         got = in_database_order(result, query.name, retrieving.data.images)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
@@ -756,15 +770,15 @@ def test_refined_scores_are_those_of_the_re_ranker(make, method):
 def test_expansion_and_boxes_work_on_augmented_descriptors(make):
     retrieving = make()
     method = replace(OFFLINE, **RERANK, query_expansion=2, refine="dba:photos=3")
-    result = retrieving.run(method)
+    result = rank(retrieving, method)
     for number, query in enumerate(retrieving.data.queries):
-        vector, database = retrieving.descriptors(method, number)
+        vector, database = next(retrieving.descriptors(method, [number]))
         index = rerankers.Chain.parse("dba:photos=3").prepare(database).database
         first = ranking.order(index @ vector)[: RERANK["rerank"]]
         assert set(result.matches[query.name]) == {
             retrieving.data.images[r] for r in first
         }
-        averaged = [retrieving.row_of(name) for name in result.averaged[query.name]]
+        averaged = [retrieving.first.rows[name] for name in result.averaged[query.name]]
         expanded = l2_normalize(vector + index[averaged].sum(axis=0))
         got = in_database_order(result, query.name, retrieving.data.images)
         np.testing.assert_allclose(got, index @ expanded, atol=1e-5)
@@ -776,14 +790,14 @@ def test_one_text_for_one_re_ranker(make):
     assert replace(OFFLINE, refine="") == OFFLINE == replace(OFFLINE, refine=None)
     assert first.label == OFFLINE.label + " + DBA"
     retrieving = make()
-    rows = [retrieving.row(retrieving.run(m)) for m in (OFFLINE, first)]
+    rows = [retrieval.row(retrieving, rank(retrieving, m)) for m in (OFFLINE, first)]
     assert rows[0]["identity"] != rows[1]["identity"]
 
 
 def test_a_moved_index_and_a_re_ranker_exclude_each_other(make):
     method = replace(OFFLINE, **RERANK, refine="dba:photos=3")
     with pytest.raises(ValueError, match="choose one of the two"):
-        make(rerank_moves_index="query").run(method)
+        rank(make(rerank_moves_index="query"), method)
 
 
 def test_an_unknown_re_ranker_is_refused():
@@ -793,7 +807,7 @@ def test_an_unknown_re_ranker_is_refused():
 
 def test_online_descriptors_are_kept_for_their_classes_and_weights(make):
     """The last ones only, and other probabilities of the same classes are others."""
-    space = make().space(replace(ONLINE, class_weighting="probability"))
+    space = make().first.space(replace(ONLINE, class_weighting="probability"))
     lists, weighing = [[2, 0]], [np.float32([0.7, 0.1])]
     (first,) = space.online(lists, weighing)
     (again,) = space.online(lists, weighing)
@@ -808,7 +822,9 @@ def test_online_descriptors_are_kept_for_their_classes_and_weights(make):
 def test_vectors_of_queries_beyond_the_first_block(tmp_path):
     specs = {"class_vectors": ArraySpec((3, 4), "float16", by_row=True)}
     names = {f"query{number}": str(number) for number in range(5)}
-    store = Store.create(tmp_path / "queries", {"classes": None}, names, specs, block=2)
+    store = DiskStore.create(
+        tmp_path / "queries", {"classes": None}, names, specs, block=2
+    )
     vectors = np.random.default_rng(0).random((5, 3, 4)).astype(np.float16)
     for number, rows in enumerate(store.blocks):
         store.write_block(number, {"class_vectors": vectors[rows.start : rows.stop]})

@@ -12,10 +12,10 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwr_utils import datasets, evaluation
+from cwr_utils import datasets, evaluation, retrieval
 from cwr_utils.datasets import DatasetError, Query, revisited
 from cwr_utils.datasets import download as downloads
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, rank, tabulate
 from cwr_utils.runs.record import Record
 
 IMAGES = [f"tower_{number:06d}" for number in range(6)]
@@ -146,10 +146,10 @@ def collection(root, tmp_path):
 
 
 def test_one_ranking_is_judged_as_the_official_program_does(collection, monkeypatch):
-    table, _, results = collection.compare(METHODS)
-    assert collection.database.names == IMAGES  # no query among them
-    monkeypatch.setattr(Collection, "run", None)  # nothing is searched again
-    rows, per_query = collection.by_difficulty(results.values())
+    table, _, results = tabulate(collection, METHODS)
+    assert collection.first.database.names == IMAGES  # no query among them
+    monkeypatch.setattr(Collection, "descriptors", None)  # nothing is searched again
+    rows, per_query = retrieval.by_difficulty(collection, results.values())
     names = ["method", "slug", "difficulty"]
     assert list(rows)[:3] == names and list(per_query)[:3] == names
     assert list(per_query)[3:] == list(evaluation.COLUMNS)
@@ -191,11 +191,11 @@ def test_notebook_04_shows_all_difficulties_of_a_revisited_set_alone(
 ):
     cells = nbformat.read("notebooks/04_evaluate_and_rerank.ipynb", 4).cells
     (cell,) = [cell.source for cell in cells if "has_difficulties" in cell.source]
-    table, per_query, results = collection.compare(METHODS)
+    table, per_query, results = tabulate(collection, METHODS)
     record = Record("04", {}, tmp_path / "results", tmp_path / "figures")
     shown: list[pd.DataFrame] = []
     names = locals() | {"data": collection.data, "display": shown.append}
-    exec("from cwr_utils import evaluation, figures, paper, runs", names)
+    exec("from cwr_utils import evaluation, figures, paper, retrieval, runs", names)
     exec(cell, names)
     (found,) = shown
     assert found.index[0] == METHODS[0].label and "R-MAC, ResNet-101" in found.index
@@ -210,16 +210,19 @@ def test_notebook_04_shows_all_difficulties_of_a_revisited_set_alone(
 
 def test_a_collection_is_judged_by_one_difficulty(collection):
     """To look closer: its rows, and whatever looks at positives and junk."""
-    result = collection.run(METHODS[0])
+    result = rank(collection, METHODS[0])
     hard = collection.at_difficulty("hard")
-    rows, _ = collection.by_difficulty([result])
+    rows, _ = retrieval.by_difficulty(collection, [result])
     rows = rows.set_index("difficulty")
-    assert hard.row(result)["mAP"] == rows["mAP"]["hard"]
-    assert hard.run(METHODS[0]).rankings == result.rankings
+    assert retrieval.row(hard, result)["mAP"] == rows["mAP"]["hard"]
+    assert rank(hard, METHODS[0]).rankings == result.rankings
     assert hard.data.queries[0].positives == {IMAGES[2]}
-    assert hard.spaces is collection.spaces and hard.asked is collection.asked
+    assert (
+        hard.first.spaces is collection.first.spaces
+        and hard.first.asked is collection.first.asked
+    )
     with pytest.raises(ValueError, match="has no difficulties"):
-        hard.by_difficulty([result])
+        retrieval.by_difficulty(hard, [result])
 
 
 def test_a_query_photo_named_after_the_town_is_of_its_positives_landmark(root):
@@ -241,10 +244,10 @@ def test_several_sizes_are_judged_together(root, tmp_path):
     sizes = [tiny.setup(tmp_path, resize=size) for size in (tiny.RESIZE, tiny.FINE)]
     data, raw = datasets.load("roxford5k", root), METHODS[0]
     both = tiny.opened(Experiment(data, None, sizes[0], also=(sizes[1],)))
-    result = both.run(raw)
-    assert both.at_difficulty("hard").run(raw).rankings == result.rankings
-    rows, _ = both.by_difficulty([result])
-    assert rows["mAP"][1] == both.row(result)["mAP"]
+    result = rank(both, raw)
+    assert rank(both.at_difficulty("hard"), raw).rankings == result.rankings
+    rows, _ = retrieval.by_difficulty(both, [result])
+    assert rows["mAP"][1] == retrieval.row(both, result)["mAP"]
 
 
 # The pickle
@@ -376,7 +379,9 @@ def test_a_query_whose_positives_are_all_missing_is_left_out(root, tmp_path):
     assert data.note.startswith("Medium unless said; 5 of 6 images, 2 of 2 queries, 3 ")
     setup = tiny.setup(tmp_path, layer=tiny.LAYER)
     collection = tiny.opened(Experiment(data, None, setup))
-    rows, per_query = collection.by_difficulty([collection.run(METHODS[0])])
+    rows, per_query = retrieval.by_difficulty(
+        collection, [rank(collection, METHODS[0])]
+    )
     assert rows["left_out"].tolist() == [1, 1, 1]
     assert per_query["ap"].isna().tolist() == [False, True] * 3
     assert set(rows["note"]) == {data.note}

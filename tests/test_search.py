@@ -23,8 +23,8 @@ from cwr_utils import datasets, extraction, images, networks, search
 from cwr_utils.datasets import Dataset, DatasetError
 from cwr_utils.extraction.describer import array_specs, finish
 from cwr_utils.images import check_image, read_image
-from cwr_utils.retrieval import Collection, Experiment, Method
-from cwr_utils.store import MemoryStore, Store
+from cwr_utils.retrieval import Experiment, Method, rank
+from cwr_utils.store import DiskStore, MemoryStore
 from cwr_utils.whitening import WhiteningError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -115,7 +115,7 @@ def test_the_answer_is_that_of_the_workbook(make, photos, others, tmp_path, meth
     data = tiny.dataset(photos, places=3, distractors=2)
     other = tiny.dataset(others, "others", 0, 0, 12, first_place=100)
     setup = tiny.setup(tmp_path / "stores", resize=tiny.FINE, power=2.0)
-    expected = tiny.opened(Experiment(data, other, setup)).run(method)
+    expected = rank(tiny.opened(Experiment(data, other, setup)), method)
     index = make(photos, method=method)
     for query in data.queries:
         answer = index.search(data.path(query.image), box=query.box)
@@ -134,7 +134,7 @@ def test_several_sizes_answer_together(make, photos, others, tmp_path):
         for size in (tiny.FINE, tiny.RESIZE)
     ]
     experiment = Experiment(data, other, setups[0], also=(setups[1],))
-    expected = tiny.opened(experiment).run(CLASSES)
+    expected = rank(tiny.opened(experiment), CLASSES)
     index = make(photos, resize=f"{tiny.FINE} + {tiny.RESIZE}")
     for query in data.queries:
         answer = index.search(data.path(query.image), box=query.box)
@@ -379,25 +379,25 @@ def test_an_index_that_is_opened_again_reads_no_photo(make, photos, monkeypatch)
 def test_a_large_folder_keeps_only_what_its_search_needs(make, photos, monkeypatch):
     small = make(photos)
     assert small.method.aggregation == "online"
-    assert small.collection.setup.classes is None
+    assert small.collection.first.setup.classes is None
     monkeypatch.setattr(search.space, "LARGE", 10)
     monkeypatch.setattr(search, "KEPT", 3)
     monkeypatch.setattr(search, "FIRST", 2)
     large = make(photos)
     assert large.method == replace(small.method, aggregation="grouped", cascade=2)
-    assert large.collection.setup.classes == 6  # the network has no more
+    assert large.collection.first.setup.classes == 6  # the network has no more
     explicit = make(photos, aggregation="offline")
     assert explicit.method == replace(small.method, aggregation="offline")
-    assert explicit.collection.database.shape("class_vectors")[0] == 4
+    assert explicit.collection.first.database.shape("class_vectors")[0] == 4
     few = replace(large.method, groups=3)  # and the first stage needs four
-    assert make(photos, method=few).collection.setup.classes == 4
+    assert make(photos, method=few).collection.first.setup.classes == 4
     expected = make(photos, method=large.method).search(tiny.view(1, 9))
     assert large.search(tiny.view(1, 9)).names == expected.names
     plain = make(photos, whitening=None).collection
-    assert plain.setup.classes == 3 and plain.database.has("regions")
-    assert not large.collection.database.has("regions")
+    assert plain.first.setup.classes == 3 and plain.first.database.has("regions")
+    assert not large.collection.first.database.has("regions")
     # Online aggregation chooses among all of them.
-    assert make(photos, method=CLASSES).collection.setup.classes is None
+    assert make(photos, method=CLASSES).collection.first.setup.classes is None
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +416,7 @@ def many(tmp_path_factory):
     one = describer(images.resize_image(tiny.view(3, 9), setup.policy)[None])
     specs = array_specs(setup, one["regions"].shape[2])
     facts = {**setup.photo_facts(data), "batch": 1}
-    store = Store.create(
+    store = DiskStore.create(
         setup.photos_path(data), facts, data.hashes(), specs, block=4096
     )
     known = finish(one, store)
@@ -438,7 +438,8 @@ def many(tmp_path_factory):
     def open_index(method):
         queries = MemoryStore(setup.query_facts(), {}, {})
         experiment = Experiment(data, others, setup)
-        collection = Collection(experiment, Store.open(store.path), queries, training)
+        database = DiskStore.open(store.path)
+        collection = tiny.collection(experiment, database, queries, training)
         return search.Index(collection, method, {})
 
     return open_index
@@ -574,7 +575,7 @@ def test_few_whitening_photos_give_few_dimensions(make, photos, tmp_path):
 def test_few_channels_give_few_dimensions(make, photos, monkeypatch):
     monkeypatch.setattr(search, "METHOD", replace(CLASSES, dimensions=16))
     index = make(photos)
-    assert index.method.dimensions == index.collection.setup.channels == 12
+    assert index.method.dimensions == index.collection.first.setup.channels == 12
     index.search(index.names[0])
 
 
@@ -610,12 +611,12 @@ def test_groups_take_one_setting_and_keep_few_classes(make, photos, monkeypatch)
     monkeypatch.setattr(search, "METHOD", replace(CLASSES, groups=3))
     index = make(photos, aggregation="grouped")
     assert index.method == replace(CLASSES, aggregation="grouped", groups=3)
-    assert index.collection.database.shape("class_vectors")[0] == 3
+    assert index.collection.first.database.shape("class_vectors")[0] == 3
     for place in range(3):
         names = index.search(tiny.view(place, 9)).names[:3]
         assert {name.split("_")[0] for name in names} == {f"place{place}"}
     again = make(photos, method=index.method)
-    assert again.collection.setup.facts == index.collection.setup.facts
+    assert again.collection.first.setup.facts == index.collection.first.setup.facts
 
 
 def test_groups_of_an_index_without_whitening_are_none(make, photos):

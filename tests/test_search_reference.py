@@ -11,7 +11,7 @@ import tiny
 from cwr_utils import reranking, whitening
 from cwr_utils.aggregation import Aggregator
 from cwr_utils.protocol import PRESETS
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, rank
 
 # Boxes of five cells need a grid that is somewhat finer than that of other tests.
 SIZE = "96x72"
@@ -38,15 +38,19 @@ def world(tmp_path_factory):
 
 
 def naive_search(collection, method):
-    """`Collection.run` in loops: rankings and scores of all queries."""
-    data, maps, flags = collection.data, collection.maps, collection.setup.protocol
-    database, queries = collection.database, collection.queries
-    fitted = collection.whitening(method)
+    """`retrieval.rank` in loops: rankings and scores of all queries."""
+    data, maps, flags = (
+        collection.data,
+        collection.first.maps,
+        collection.first.setup.protocol,
+    )
+    database, queries = collection.first.database, collection.first.asked.store
+    fitted = collection.first.spaces.fitted(method)
     vectors = [
         store.read("class_vectors").astype(float) for store in (database, queries)
     ]
     top = [store.read("top_classes").tolist() for store in (database, queries)]
-    weights = collection.setup.network.class_weights
+    weights = collection.first.setup.network.class_weights
     repeat = flags.repeat_previous_class
 
     def describe(vectors, classes):
@@ -100,7 +104,7 @@ def test_a_run_does_what_loops_do(
 ):
     method = Method(aggregation, 4, 3, 12, expansion, rerank, classes)
     collection = world(PRESETS[preset])
-    data, result = collection.data, collection.run(method)
+    data, result = collection.data, rank(collection, method)
     expected = naive_search(collection, method)
     for query, (order, scores) in zip(data.queries, expected, strict=True):
         assert result.rankings[query.name] == [data.images[row] for row in order]
@@ -179,7 +183,7 @@ def test_boxes_are_those_of_loops(largest):
 def test_an_empty_class_adds_nothing_or_the_class_before_it(world):
     fitted = whitening.fit(np.random.default_rng(0).random((30, 12)), "generated")
     # The last class of the network is empty on every photo.
-    vectors = world().database.read("class_vectors")[0]
+    vectors = world().first.database.read("class_vectors")[0]
     a, empty = vectors[0], vectors[tiny.CLASSES - 1]
     assert a.any() and not empty.any()
     classes, total = [0, tiny.CLASSES - 1, 1], fitted(vectors[[0, 1]]).sum(axis=0)
@@ -188,9 +192,9 @@ def test_an_empty_class_adds_nothing_or_the_class_before_it(world):
         np.testing.assert_allclose(got, expected / np.linalg.norm(expected), atol=1e-5)
         theme = world(replace(CORRECTED, repeat_previous_class=repeat), classes)
         method = Method("theme", 3, 3, 12)
-        row = theme.descriptors(method, 0)[1][0]
+        row = next(theme.descriptors(method, [0]))[1][0]
         naive = reference_search.descriptor(
-            vectors[classes], theme.whitening(method), repeat
+            vectors[classes], theme.first.spaces.fitted(method), repeat
         )
         np.testing.assert_allclose(row, naive, atol=2e-3)
 

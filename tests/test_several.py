@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cwr_utils import networks, ranking, whitening
+from cwr_utils import networks, ranking, retrieval, whitening
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.contributions import (
     AS_A_WHOLE,
@@ -15,7 +15,7 @@ from cwr_utils.contributions import (
 )
 from cwr_utils.extraction import together
 from cwr_utils.images import read_image
-from cwr_utils.retrieval import Collection, Method
+from cwr_utils.retrieval import Collection, Method, rank
 from cwr_utils.runs import source, workbench
 from cwr_utils.store import StoreError
 
@@ -63,7 +63,7 @@ def by_image(result, query):
 
 @pytest.mark.parametrize("method", METHODS[:-1], ids=lambda m: m.slug)
 def test_a_score_is_the_mean_of_the_scores_of_each(several, alone, method):
-    together, parts = several.run(method), [c.run(method) for c in alone]
+    together, parts = rank(several, method), [rank(c, method) for c in alone]
     for query in together.rankings:
         found = by_image(together, query)
         single = [by_image(part, query) for part in parts]
@@ -74,10 +74,10 @@ def test_a_score_is_the_mean_of_the_scores_of_each(several, alone, method):
 
 def test_expansion_averages_what_all_of_them_rank_first(several, alone):
     method = METHODS[-1]
-    result = several.run(method)
+    result = rank(several, method)
     for number, query in enumerate(several.data.queries):
         vectors, databases = zip(
-            *(c.descriptors(method, number) for c in alone), strict=True
+            *(next(c.descriptors(method, [number])) for c in alone), strict=True
         )
         joined = l2_normalize(np.concatenate(databases, axis=1))
         vector = l2_normalize(np.concatenate(vectors))
@@ -93,16 +93,18 @@ def test_expansion_averages_what_all_of_them_rank_first(several, alone):
 
 
 def test_each_draws_its_own_regions_and_the_best_scores_are_averaged(several, alone):
-    result = several.run(RERANKED)
+    result = rank(several, RERANKED)
     for number, query in enumerate(several.data.queries):
         matches = result.matches[query.name]
         assert len(matches) == RERANKED.rerank
         for image, match in matches.items():
-            own = [c.match_region(RERANKED, number, image) for c in alone]
+            own = [c.match(RERANKED, number, [image])[image] for c in alone]
             assert match.score == pytest.approx(np.mean([m.score for m in own]))
             assert match.box == own[0].box
             assert np.linalg.norm(match.descriptor) == pytest.approx(1, abs=1e-5)
-            vector, _ = several.descriptors(replace(RERANKED, num_classes=3), number)
+            vector, _ = next(
+                several.descriptors(replace(RERANKED, num_classes=3), [number])
+            )
             assert match.descriptor @ vector == pytest.approx(match.score, abs=1e-5)
 
 
@@ -110,17 +112,17 @@ def test_a_photo_from_elsewhere_is_described_by_all(several, experiment):
     query = experiment.data.queries[0]
     photo = read_image(experiment.data.path(query.image))
     sha256 = experiment.data.sha256(query.image)
-    asked = several.ask_photo(replace(query, name="new"), photo, sha256)
-    expected, found = several.run(ONLINE), asked.run(ONLINE)
+    asked = several.ask_photos([(replace(query, name="new"), photo, sha256)])
+    expected, found = rank(several, ONLINE), rank(asked, ONLINE)
     assert found.rankings["new"] == expected.rankings[query.name]
     scores = expected.scores[query.name]
     np.testing.assert_allclose(found.scores["new"], scores, atol=1e-3)
     with pytest.raises(ValueError):
-        several.ask([replace(query, name="new")], asked.queries)
+        several.ask([replace(query, name="new")], asked.first.asked.store)
 
 
 def test_identity_tells_what_is_used_together(several, alone, experiment):
-    rows = [c.row(c.run(ONLINE)) for c in (several, *alone)]
+    rows = [retrieval.row(c, rank(c, ONLINE)) for c in (several, *alone)]
     for name in ("identity", "setting"):
         assert len({row[name] for row in rows}) == len(rows)
     assert rows[0]["resize"] == "96x72 + 64x48 + 96x72"
@@ -135,19 +137,19 @@ def test_dimensions_are_lowered_to_what_all_support(several):
     wanted = replace(METHODS[0], dimensions=100)
     lowered = several.supported(wanted)
     assert lowered.dimensions == 8  # half of 16 whitening photos
-    assert several.run(lowered).rankings
+    assert rank(several, lowered).rankings
 
 
 def test_a_fresh_one_keeps_whitenings_and_nothing_else(several, monkeypatch):
-    expected = several.run(ONLINE)
+    expected = rank(several, ONLINE)
     monkeypatch.setattr(whitening, "fit", lambda *_: pytest.fail("fitted again"))
     again = several.fresh()
-    pairs = zip((several, *several.also), (again, *again.also), strict=True)
+    pairs = zip(several.members, again.members, strict=True)
     for old, new in pairs:
         assert new.database is old.database and new.spaces is not old.spaces
         assert new.space(ONLINE) is not old.space(ONLINE)
         assert new.asked is not old.asked and new.maps is not old.maps
-    result = again.run(ONLINE)
+    result = rank(again, ONLINE)
     assert result.rankings == expected.rankings
     for name, scores in expected.scores.items():
         np.testing.assert_array_equal(result.scores[name], scores)
@@ -156,9 +158,11 @@ def test_a_fresh_one_keeps_whitenings_and_nothing_else(several, monkeypatch):
 def test_a_protocol_holds_for_all(several, experiment):
     protocol = replace(experiment.setup.protocol, rerank_fallback=False)
     under = several.under(protocol)
-    assert [c.setup.protocol.rerank_fallback for c in under.also] == [False, False]
-    assert [c.setup.resize for c in under.also] == ["64x48", "96x72"]
-    assert [c.database for c in under.also] == [c.database for c in several.also]
+    setups = [member.setup for member in under.members]
+    assert [setup.protocol.rerank_fallback for setup in setups] == [False] * 3
+    assert [setup.resize for setup in setups] == ["96x72", "64x48", "96x72"]
+    pairs = zip(under.members, several.members, strict=True)
+    assert all(new.database is old.database for new, old in pairs)
 
 
 def test_a_store_that_is_missing_for_one_of_them_is_named(experiment, tmp_path):
@@ -213,7 +217,7 @@ def test_parameters_name_several(monkeypatch, tmp_path, planted, others):
 
 def test_a_stored_query_is_put_alone(several, experiment):
     query = experiment.data.queries[1]
-    expected, found = several.run(ONLINE), several.ask_stored(query).run(ONLINE)
+    expected, found = rank(several, ONLINE), rank(several.ask_stored(query), ONLINE)
     assert found.rankings == {query.name: expected.rankings[query.name]}
 
 
@@ -228,7 +232,7 @@ def test_a_stored_query_is_put_alone(several, experiment):
     ids=lambda m: m.slug,
 )
 def test_scores_of_several_setups_and_weights_come_apart(several, method):
-    result = several.run(method)
+    result = rank(several, method)
     for number, query in enumerate(several.data.queries[:2]):
         for place in (0, 3, -1):
             image = result.rankings[query.name][place]
@@ -242,7 +246,7 @@ def test_scores_of_several_setups_and_weights_come_apart(several, method):
 
 
 def test_a_refined_score_does_not_come_apart(several):
-    result = several.run(replace(ONLINE, refine="dba:photos=2"))
+    result = rank(several, replace(ONLINE, refine="dba:photos=2"))
     query = several.data.queries[0]
     image = result.rankings[query.name][0]
     table = class_contributions(several, result, 0, image)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cwr_utils import store as store_module
-from cwr_utils.store import ArraySpec, Store, StoreError, StoreMismatchError
+from cwr_utils.store import ArraySpec, DiskStore, StoreError, StoreMismatchError
 
 CONFIG = {"network": "a", "layer": "x", "classes": None}
 IMAGES = {f"photo{i}": f"hash{i}" for i in range(7)}
@@ -26,7 +26,7 @@ def values(rows, seed=0):
 
 
 def make(path, **changes):
-    return Store.create(path, {**CONFIG, **changes}, IMAGES, ARRAYS, block=3)
+    return DiskStore.create(path, {**CONFIG, **changes}, IMAGES, ARRAYS, block=3)
 
 
 def fill(store):
@@ -39,7 +39,7 @@ def test_round_trip_by_class_and_by_image(tmp_path):
     store = fill(make(tmp_path / "s"))
     expected = values(range(7))
     assert store.missing_blocks() == []
-    got = Store.open(tmp_path / "s")
+    got = DiskStore.open(tmp_path / "s")
     np.testing.assert_array_equal(
         got.class_vectors([4, 0]), expected["class_vectors"][:, [4, 0]]
     )
@@ -80,7 +80,7 @@ def test_changed_new_and_missing_images_are_named(tmp_path):
     images = dict(IMAGES, photo2="edited", extra="hash")
     del images["photo5"]
     with pytest.raises(StoreMismatchError) as error:
-        Store.create(tmp_path / "s", CONFIG, images, ARRAYS, block=3)
+        DiskStore.create(tmp_path / "s", CONFIG, images, ARRAYS, block=3)
     for text in ["1 changed (photo2)", "1 new (extra)", "1 gone (photo5)"]:
         assert text in str(error.value)
 
@@ -90,7 +90,7 @@ def test_the_same_images_in_another_order_are_other_images(tmp_path):
     make(tmp_path / "s")
     turned = dict(reversed(IMAGES.items()))
     with pytest.raises(StoreMismatchError, match="the same ones in another order"):
-        Store.create(tmp_path / "s", CONFIG, turned, ARRAYS, block=3)
+        DiskStore.create(tmp_path / "s", CONFIG, turned, ARRAYS, block=3)
 
 
 def test_facts_that_nobody_asks_for_do_not_matter_and_missing_ones_do(tmp_path):
@@ -108,20 +108,20 @@ def test_a_damaged_shard_is_an_error_not_wrong_numbers(tmp_path):
     data[5] ^= 0xFF
     shard.write_bytes(data)
     with pytest.raises(StoreError, match="Cannot read"):
-        Store.open(tmp_path / "s").read("class_vectors")
+        DiskStore.open(tmp_path / "s").read("class_vectors")
 
 
 def test_a_damaged_configuration_is_an_error(tmp_path):
     make(tmp_path / "s")
-    file = tmp_path / "s" / store_module.CONFIG_FILE
+    file = tmp_path / "s" / store_module.disk.CONFIG_FILE
     whole = json.loads(file.read_text())
     parts = [json.dumps({**whole, part: 3}) for part in ("config", "images", "arrays")]
     for text in ('{"config": {', "[]", *parts):
         file.write_text(text)
         with pytest.raises(StoreError, match=r"store\.json is damaged"):
-            Store.open(tmp_path / "s")
+            DiskStore.open(tmp_path / "s")
     with pytest.raises(StoreError, match="No store"):
-        Store.open(tmp_path / "nothing")
+        DiskStore.open(tmp_path / "nothing")
 
 
 def test_wrong_shape_and_overflow_are_refused(tmp_path):
@@ -136,7 +136,7 @@ def test_wrong_shape_and_overflow_are_refused(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_refused_before_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "free_bytes", lambda path: 10)
+    monkeypatch.setattr(store_module.disk, "free_bytes", lambda path: 10)
     with pytest.raises(StoreError, match="GiB free"):
         make(tmp_path / "s")
     assert not (tmp_path / "s").exists()
@@ -152,7 +152,7 @@ def test_a_top_classes_store_refuses_what_it_does_not_hold(tmp_path):
 
 def test_the_configuration_is_readable_json(tmp_path):
     make(tmp_path / "s")
-    meta = json.loads((tmp_path / "s" / store_module.CONFIG_FILE).read_text())
+    meta = json.loads((tmp_path / "s" / store_module.disk.CONFIG_FILE).read_text())
     assert meta["config"] == CONFIG
     assert meta["images"][0] == ["photo0", "hash0"]
 
@@ -161,7 +161,7 @@ def test_a_path_may_be_relative(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     fill(make("../cache/s"))
-    assert Store.open(tmp_path / "cache" / "s").missing_blocks() == []
+    assert DiskStore.open(tmp_path / "cache" / "s").missing_blocks() == []
 
 
 def test_a_joined_store_names_what_it_lacks():

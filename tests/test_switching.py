@@ -9,7 +9,7 @@ import tiny
 from cwr_utils import contributions, explain, flag_costs, widgets
 from cwr_utils.images import read_image
 from cwr_utils.protocol import FLAGS, PRESETS, variants
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, rank
 from cwr_utils.store import StoreError
 from cwr_utils.whitening import WhiteningError
 from cwr_utils.widgets import search as search_module
@@ -65,11 +65,11 @@ SWITCHED["resize"] = replace(SWITCHED["resize"], resize="shorter:72")
 def shared(data, others, folder):
     """An experiment, and its results by flag and method, from one collection."""
     collection = tiny.opened(Experiment(data, others, setup(folder)))
-    results = {"": {method: collection.run(method) for method in METHODS}}
+    results = {"": {method: rank(collection, method) for method in METHODS}}
     for flag, protocol in SWITCHED.items():
         under = flag_costs.under(collection, protocol)
-        results[flag] = {method: under.run(method) for method in METHODS}
-    results["again"] = {method: collection.run(method) for method in METHODS}
+        results[flag] = {method: rank(under, method) for method in METHODS}
+    results["again"] = {method: rank(collection, method) for method in METHODS}
     return collection.experiment, results
 
 
@@ -78,7 +78,7 @@ def test_switching_a_flag_gives_what_opening_anew_under_it_gives(shared, flag):
     """After all the flags before it, and with nothing shared between methods."""
     experiment, results = shared
     for method in METHODS:
-        anew = Collection.open(experiment.under(SWITCHED[flag])).run(method)
+        anew = rank(Collection.open(experiment.under(SWITCHED[flag])), method)
         assert same(results[flag][method], anew), method.slug
 
 
@@ -109,12 +109,16 @@ def test_what_is_not_switched_is_kept(planted, others, folder):
     for protocol in (PRESETS["paper"], SWITCHED["flip_negative_cams"]):
         protocol = replace(protocol, resize=tiny.FINE)
         under = flag_costs.under(collection, protocol)
-        assert under.setup == replace(kept, protocol=protocol)
-        assert under.experiment == replace(experiment, setup=under.setup)
-        assert under.theme == [4, 2, 0, 1, 3, 5]
-        assert under.whitening(ONLINE).vectors == 9 * 3
+        assert under.first.setup == replace(kept, protocol=protocol)
+        assert under.experiment == replace(experiment, setup=under.first.setup)
+        assert under.first.theme == [4, 2, 0, 1, 3, 5]
+        assert under.first.spaces.fitted(ONLINE).vectors == 9 * 3
         assert under.source == "other (9 of 12 photos)"
-        for store in (under.database, under.queries, under.training.store):
+        for store in (
+            under.first.database,
+            under.first.asked.store,
+            under.first.spaces.training.store,
+        ):
             assert store.dtype("class_vectors") == np.float32
 
 
@@ -127,10 +131,12 @@ def test_without_training_photos_all_is_there_or_says_why(make):
             getattr(plain, name)
         except WhiteningError as error:
             assert name == "theme" and "no training photos were given" in str(error)
-    assert (plain.training, plain.source) == (None, "")
+    assert (plain.first.spaces.training, plain.source) == (None, "")
     assert plain.other_layers() == []
-    again = plain.under(replace(plain.setup.protocol, query_replaces_own_row=True))
-    assert len(again.run(Method("gem", dimensions=0)).rankings) == 4
+    again = plain.under(
+        replace(plain.first.setup.protocol, query_replaces_own_row=True)
+    )
+    assert len(rank(again, Method("gem", dimensions=0)).rankings) == 4
 
 
 # Boxes
@@ -146,8 +152,8 @@ def test_a_box_that_is_drawn_anew_is_described_as_the_stored_one(make, preset):
         photo = open_source(collection.data, "image", query.image)
         drawn = ask(collection, photo, query.box)
         assert (
-            drawn.collection.queries.config.items()
-            >= collection.setup.query_facts().items()
+            drawn.collection.first.asked.store.config.items()
+            >= collection.first.setup.query_facts().items()
         )
         for name in (
             "top_classes",
@@ -156,12 +162,12 @@ def test_a_box_that_is_drawn_anew_is_described_as_the_stored_one(make, preset):
             "globals",
             "class_vectors",
         ):
-            there = collection.queries.read(name, [number])
-            here = drawn.collection.queries.read(name)
+            there = collection.first.asked.store.read(name, [number])
+            here = drawn.collection.first.asked.store.read(name)
             np.testing.assert_array_equal(here, there, name)
         # The store has room for the query with the most regions.
-        there = collection.queries.read("regions", [number])
-        here = drawn.collection.queries.read("regions")
+        there = collection.first.asked.store.read("regions", [number])
+        here = drawn.collection.first.asked.store.read("regions")
         np.testing.assert_array_equal(here, there[:, :, : here.shape[2]])
         assert not there[:, :, here.shape[2] :].any()
         first, second = (search.results[method] for search in (stored, drawn))
@@ -172,7 +178,8 @@ def test_a_box_that_is_drawn_anew_is_described_as_the_stored_one(make, preset):
 
 def test_presets_describe_the_same_box_differently(make):
     """Or the comparison above would not tell one preset from another."""
-    described = [make(protocol=p).queries.read("probabilities") for p in PRESETS]
+    stores = [make(protocol=preset).first.asked.store for preset in PRESETS]
+    described = [store.read("probabilities") for store in stores]
     for number, first in enumerate(described):
         for second in described[number + 1 :]:
             assert np.abs(first - second).max() > 1e-3
@@ -196,11 +203,11 @@ def test_another_layer_is_that_of_the_same_experiment(planted, others, tmp_path)
     assert collection.other_layers() == ["maps"]
     other = collection.at_layer("maps")
     assert other.experiment == replace(experiment, setup=replace(paper, layer="maps"))
-    assert other.setup.protocol.name == "paper"
-    assert other.queries.config["query_classes"] == "same pass"
-    assert (other.source, other.theme) == ("tiny (6 of 18 photos)", [1, 3, 0])
+    assert other.first.setup.protocol.name == "paper"
+    assert other.first.asked.store.config["query_classes"] == "same pass"
+    assert (other.source, other.first.theme) == ("tiny (6 of 18 photos)", [1, 3, 0])
     method = replace(ONLINE, dimensions=6)
-    assert same(other.run(method), expected.run(method))
+    assert same(rank(other, method), rank(expected, method))
     with pytest.raises(StoreError, match="run the extraction"):
         collection.at_layer("linear")
 
@@ -213,7 +220,7 @@ def test_other_layers_are_those_with_stores_of_the_same_settings(make, tmp_path)
     expected = make(folder=tmp_path, layer="maps")
     assert collection.other_layers() == ["maps"]
     method = replace(ONLINE, dimensions=6)
-    assert same(collection.at_layer("maps").run(method), expected.run(method))
+    assert same(rank(collection.at_layer("maps"), method), rank(expected, method))
 
 
 # Squares
@@ -244,7 +251,7 @@ def test_the_parts_of_upright_squares_add_up_to_their_scores(upright):
     for search, name in pairs:
         collection, result = search.collection, search.results[RERANK]
         match = next(iter(result.matches.values()))[name]
-        pair = contributions._Pair(collection, RERANK, 0, {name: match}, [], ())
+        pair = contributions._Pair(collection.first, RERANK, 0, {name: match}, [], ())
         same, rest = contributions.contributions(*pair.parts(name))
         assert sum(same.values()) + rest == pytest.approx(match.score, abs=1e-5)
 

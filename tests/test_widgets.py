@@ -12,12 +12,12 @@ import tiny
 from cv2 import imencode
 from PIL import Image
 
-from cwr_utils import widgets
+from cwr_utils import evaluation, widgets
 from cwr_utils.contributions import cell_contributions
 from cwr_utils.figures import RELEVANCE, panels
 from cwr_utils.images import ImageError
 from cwr_utils.inspection import look
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Experiment, Method, rank
 from cwr_utils.runs.notebook import slim
 from cwr_utils.store import MemoryStore
 from cwr_utils.widgets import CamView, SearchView, controls
@@ -178,11 +178,13 @@ def search(collection, number=1, box=...):
     ids=lambda method: method.slug,
 )
 def test_an_unchanged_query_gives_what_the_tables_have(collection, method):
-    result = collection.run(method)
+    result = rank(collection, method)
     board, table = widgets.show_search(search(collection), SearchView(method))
     assert table["name"].tolist() == result.rankings["query1"]
     np.testing.assert_array_equal(table["score"], result.scores["query1"])
-    ap = collection.evaluate(result).set_index("query")["ap"]["query1"]
+    ap = evaluation.evaluate(result.rankings, collection.data.queries).set_index(
+        "query"
+    )["ap"]["query1"]
     assert f"{method.label}, AP {ap:.2f}" in board.title
     kinds = table.set_index("name")["relevance"]
     assert kinds["place1_0"] == "query"
@@ -249,7 +251,7 @@ def test_an_edited_box_is_described_anew(collection):
         scores, widgets.show_search(search(collection), view)[1]["score"]
     )
     described = tiny.describer(SETUP).describe_query(edited.source.photo, box)
-    stored = edited.collection.queries.read("class_vectors")[0]
+    stored = edited.collection.first.asked.store.read("class_vectors")[0]
     np.testing.assert_allclose(stored, described["class_vectors"], atol=1e-3)
     # The ground truth of the query goes with it.
     assert "AP" in widgets.show_search(edited, view)[0].title
@@ -460,10 +462,11 @@ def test_a_collection_without_queries_is_a_search_tool(collection):
     queries = MemoryStore(SETUP.query_facts(), {}, {})
 
     def open_bare(training, store):
-        experiment = Experiment(data, training, collection.setup)
-        return Collection(experiment, collection.database, queries, store)
+        experiment = Experiment(data, training, collection.first.setup)
+        database = collection.first.database
+        return tiny.collection(experiment, database, queries, store)
 
-    training = collection.experiment.training, collection.training.store
+    training = collection.experiment.training, collection.first.spaces.training.store
     explorer = widgets.SearchExplorer(open_bare(*training), ONLINE)
     assert ranking(explorer)[0] == "the query itself, place0_0, score 1.000"
     assert all("unknown" in text for text in ranking(explorer)[1:])

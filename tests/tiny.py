@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from cv2 import COLOR_RGB2BGR, INTER_CUBIC, cvtColor, imencode, resize
 
+from cwr_utils import retrieval
 from cwr_utils.datasets import Dataset, Query
 from cwr_utils.extraction import Describer, Setup, photos, queries
 from cwr_utils.networks import CamNetwork
 from cwr_utils.networks.cam_network import randomize
 from cwr_utils.protocol import FLAGS, PRESETS
-from cwr_utils.retrieval import Collection, Experiment, collection
+from cwr_utils.retrieval import Collection, Described, Experiment
 
 CLASSES = 6
 LAYER = "features"  # 12 channels, stride 4; the CAM layer has stride 8
@@ -101,7 +102,7 @@ def describer(settings: Setup) -> Describer:
 def compile_once():
     """Put `describer` in the place of the class wherever photos are described."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (photos, queries, collection):
+        for module in (photos, queries, retrieval.described):
             patch.setattr(module, "describer_of", describer)
         yield
 
@@ -120,6 +121,11 @@ def described(folder: Path, *setups: Setup, others: int = 12) -> Experiment:
     with compile_once():
         experiment.extract()
     return experiment
+
+
+def collection(experiment: Experiment, *stores, **options) -> Collection:
+    """One that is opened from stores at hand, see `Described.of`."""
+    return Collection(experiment, (Described.of(experiment, *stores, **options),))
 
 
 def opened(experiment: Experiment) -> Collection:

@@ -33,6 +33,7 @@ from cwr_utils.jobs import hand_out
 from cwr_utils.networks import compile_options
 from cwr_utils.store import (
     BLOCK,
+    DiskStore,
     Store,
     StoreMismatchError,
     begin_part,
@@ -177,7 +178,7 @@ def extract_shard(shard: Shard, recipe: tuple) -> int:
         StoreMismatchError: if the network has other weights here.
         ImageError: if a photo cannot be decoded.
     """
-    store, describer = Store.open(shard.store), _describer(recipe)
+    store, describer = DiskStore.open(shard.store), _describer(recipe)
     here = describer.setup.network.weights_sha256
     if here != (there := store.config["weights_sha256"]):
         raise StoreMismatchError(
@@ -195,7 +196,7 @@ def _describer(recipe: tuple) -> Describer:
 
 def _extract_here(
     describer: Describer,
-    store: Store,
+    store: DiskStore,
     shards: Sequence[Shard],
     update: Callable[[int], Any] = lambda photos: None,
     on_block: Callable[[int], Any] = lambda number: None,
@@ -290,7 +291,7 @@ def _blocks(
 
 def _usual_batch(path: Path) -> int:
     """Photos a forward pass: those of a store that is there, or of this machine."""
-    if Store.exists(path) and (known := Store.open(path).config.get("batch")):
+    if DiskStore.exists(path) and (known := DiskStore.open(path).config.get("batch")):
         return known
     return 16 if compile_options()["jit_compile"] else 1
 

@@ -85,7 +85,7 @@ def of_methods(table: pd.DataFrame) -> dict[str, Figure]:
     """What a table of methods can be drawn as, by the names of the pictures.
 
     Args:
-        table: of `Collection.compare`, with bytes_photo.
+        table: of `retrieval.tabulate`, with bytes_photo.
 
     Returns:
         `store_sizes` where photos are described by groups, and "cascade", mAP by L,

@@ -278,10 +278,12 @@ class Space:
             self._last = key, list(index.many(lists, own.repeat_empty, weights))
         return iter(self._last[1])
 
-    def grouped(
+    def by_query(
         self, method: Method, lists: Sequence[Sequence[int]], probabilities: Sequence
     ) -> Iterator[np.ndarray]:
-        """(N, D) by each of several lists of classes, from the groups of a method."""
+        """(N, D) by each of several lists of classes, online or from groups."""
+        if method.aggregation != "grouped":
+            return self.online(lists, probabilities)
         own = self.aggregator
         weights = [own.weights(part) for part in probabilities]
         index = self._spaces.grouped_index(method)
@@ -290,7 +292,7 @@ class Space:
     def closer(
         self, method: Method, rows, classes: Sequence[int], probabilities
     ) -> np.ndarray:
-        """(L, D) of the photos in some rows, as `online` or `grouped` describe them."""
+        """(L, D) of the photos in some rows, as `by_query` describes them."""
         own = self.aggregator
         index = (
             self._spaces.grouped_index(method)

@@ -28,7 +28,7 @@ def collect(
         experiment: what the rows must be of.
 
     Returns:
-        Rows of `Collection.row` and `sweep`, the name of the table that has them; a
+        Rows of `retrieval.row` and `sweep`, the name of the table that has them; a
         text for each kind of rows that are left out, which says why.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cwr_utils import evaluation, files, identity
+from cwr_utils import evaluation, files, identity, retrieval
 from cwr_utils.retrieval import Method, Result
 from cwr_utils.runs.source import RunError
 
@@ -27,11 +27,11 @@ def timed(collection: "Collection", method: Method) -> tuple[Result, float]:
     It has the stores to itself, so that no time is another one's; its whitening is
     fitted before.
     """
-    for member in (collection, *collection.also):
-        member.whitening(method)
+    for member in collection.members:
+        member.spaces.fitted(method)
     alone = collection.fresh()
     begun = time.monotonic()
-    result = alone.run(method)
+    result = retrieval.rank(alone, method)
     return result, (time.monotonic() - begun) / len(collection.data.queries)
 
 
@@ -47,7 +47,7 @@ def side_by_side(
     """The rows that were measured in one experiment, and why the others are not.
 
     Args:
-        rows: of `Collection.row`.
+        rows: of `retrieval.row`.
         experiment: the one whose rows may stand side by side.
 
     Returns:
@@ -109,7 +109,7 @@ def format_difficulties(table: pd.DataFrame, published: pd.DataFrame) -> pd.Data
     """Easy, Medium and Hard as papers print them: a row a method, to three places.
 
     Args:
-        table: of `Collection.by_difficulty`.
+        table: of `retrieval.by_difficulty`.
         published: of `paper.anchors_by_difficulty`, to stand below.
 
     Returns:

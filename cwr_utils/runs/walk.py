@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from cwr_utils import evaluation
+from cwr_utils import evaluation, retrieval
 from cwr_utils.datasets import Dataset
 from cwr_utils.extraction import MOST_TOP_CLASSES, Setup, describer_of
 from cwr_utils.identity import digest
@@ -44,7 +44,7 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
         steps: the first one first; D is lowered where it is not supported.
 
     Returns:
-        Columns of `Collection.row`, and: "step"; "gain", "gain_low", "gain_high", a
+        Columns of `retrieval.row`, and: "step"; "gain", "gain_low", "gain_high", a
         paired bootstrap over landmarks; "seconds_photo" to decode and describe a photo
         (`seconds_a_photo`, all setups); "seconds_query" of `tables.timed`;
         "descriptor_bytes" and "store_bytes" a photo.
@@ -60,7 +60,7 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
         collection = opened[key]
         method = collection.supported(step.method)
         result, seconds = tables.timed(collection, method)
-        row, table = collection.row(result), collection.evaluate(result)
+        table = evaluation.evaluate(result.rankings, collection.data.queries)
         # Which power the features are raised to changes no time.
         parts = {
             (s.network.name, s.layer, s.resize): s
@@ -69,14 +69,15 @@ def walk(steps: Sequence[Step]) -> pd.DataFrame:
         for name, setup in parts.items():
             if name not in photo_seconds:
                 photo_seconds[name] = seconds_a_photo(setup, step.experiment.data)
-        row |= {
+        row = {
+            **retrieval.row(collection, result),
             "step": step.label,
             "seconds_photo": sum(photo_seconds[name] for name in parts),
             "seconds_query": seconds,
-            "descriptor_bytes": 4 * collection.descriptors(method, 0)[0].size,
+            "descriptor_bytes": 4 * next(collection.descriptors(method, [0]))[0].size,
             "store_bytes": sum(
                 member.database.disk_bytes() / len(member.database)
-                for member in (collection, *collection.also)
+                for member in collection.members
             ),
         }
         if before is not None:

@@ -33,6 +33,7 @@ from cwr_utils.retrieval import (
     Collection,
     Method,
     Result,
+    rank,
 )
 from cwr_utils.widgets.controls import (
     WIDE,
@@ -82,7 +83,7 @@ class Search:
     @cached_property
     def results(self) -> Kept:
         """Method -> its result; each is run only once."""
-        return Kept(self.collection.run)
+        return Kept(lambda method: rank(self.collection, method))
 
     @cached_property
     def tables(self) -> Kept:
@@ -115,13 +116,13 @@ def ask(collection: Collection, source: Source, box: Box | None) -> Search:
     """
     query = replace(source.query, box=box)
     if not query.image:  # an upload may be a photo of the collection
-        known = collection.database.hashes.items()
+        known = collection.first.database.hashes.items()
         own = (name for name, sha256 in known if sha256 == source.sha256)
         query = replace(query, image=next(own, ""))
     if source.known and box == source.query.box:
         asked = collection.ask_stored(query)
     else:
-        asked = collection.ask_photo(query, source.photo, source.sha256)
+        asked = collection.ask_photos([(query, source.photo, source.sha256)])
     return Search(asked, source, box)
 
 
@@ -155,7 +156,7 @@ def show_match(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
     (query,), data = search.collection.data.queries, search.collection.data
     result = search.results[view.method]
     row = search.tables[view.method].loc[view.chosen]
-    name, rank = row["name"], _rank(row["rank"])
+    name, place = row["name"], _rank(row["rank"])
     shares = class_contributions(search.collection, result, 0, name)
     heat = None
     if result.method.adds_classes:
@@ -163,10 +164,10 @@ def show_match(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
     photo = read_image(data.path(name))
     match, box = result.matches[query.name].get(name), None
     if match is not None and match.box is not None:
-        features, _ = search.collection.maps(name)
+        features, _ = search.collection.first.maps(name)
         grid = features.shape[1], features.shape[0]
         box = cells_to_box(match.box, (photo.shape[1], photo.shape[0]), grid)
-    place = row["relevance"] if rank is None else f"rank {rank}"
+    place = row["relevance"] if place is None else f"rank {place}"
     place = "the query itself" if place == "query" else place
     board = match_board(
         search.source.photo,
@@ -208,17 +209,19 @@ class SearchExplorer(Explorer):
             chosen: place in the ranking of the result to begin with; 0 is the first
                 that is not the query itself.
         """
-        data, layer = collection.data, collection.setup.layer
+        data, setup = collection.data, collection.first.setup
         at = Kept(collection.at_layer)
-        at[layer] = collection
+        at[setup.layer] = collection
         self._ask = lru_cache(8)(lambda layer, *photo: ask(at[layer], *photo))
         self._method = method
         self.message = Message()
         start = first_key(data, query)
         self.panel = PhotoPanel(data, start, self._update, self.message)
         # Class vectors are whitened: without training photos there are none.
-        known = CLASS_AGGREGATIONS if collection.training is not None else ()
-        if not collection.setup.region_classes:
+        known = (
+            CLASS_AGGREGATIONS if collection.first.spaces.training is not None else ()
+        )
+        if not setup.region_classes:
             known = [name for name in known if name != "regional"]
         slow: Any = {**WIDE, "continuous_update": False}
         self.aggregation = ipywidgets.Dropdown(
@@ -227,7 +230,7 @@ class SearchExplorer(Explorer):
             description="Aggregation",
             **WIDE,
         )
-        most = min(MOST_TOP_CLASSES, len(collection.setup.network.class_names))
+        most = min(MOST_TOP_CLASSES, len(setup.network.class_names))
         self.classes = ipywidgets.IntSlider(
             value=method.num_classes,
             min=1,
@@ -255,7 +258,9 @@ class SearchExplorer(Explorer):
             **WIDE,
         )
         self.layer = ipywidgets.Dropdown(
-            options=[layer, *collection.other_layers()], description="Layer", **WIDE
+            options=[setup.layer, *collection.other_layers()],
+            description="Layer",
+            **WIDE,
         )
         most = len(data.images)
         self.expansion = ipywidgets.IntSlider(

@@ -33,7 +33,7 @@ from cwr_utils.extraction import photos as extraction
 from cwr_utils.extraction.ahead import DECODERS, helpers
 from cwr_utils.extraction.describer import finish
 from cwr_utils.images import ResizePolicy, read_image, resize_image
-from cwr_utils.store import Store
+from cwr_utils.store import DiskStore
 
 CASES = {"vgg16-cam": (None, "1024x720"), "efficientnet-lite2": ("imagenet", "724x509")}
 PRECISIONS = ("mixed_float16", "float32")
@@ -205,7 +205,7 @@ def write_rate(described: dict, describer: Describer, place: Path) -> float:
     images = {str(n): str(n) for n in range(128)}
     regions = described["regions"].shape[2]
     specs = extraction.array_specs(describer.setup, regions)
-    store = Store.create(place, {"classes": describer.setup.classes}, images, specs)
+    store = DiskStore.create(place, {"classes": describer.setup.classes}, images, specs)
     values = finish(described, store)
     rows = np.arange(store.block) % len(values["globals"])
     values = {key: np.asarray(value)[rows] for key, value in values.items()}

@@ -20,7 +20,7 @@ from cwr_utils.extraction import Setup, extract
 from cwr_utils.extraction import photos as extraction
 from cwr_utils.extraction.describer import finish
 from cwr_utils.images import read_image, resize_image
-from cwr_utils.store import Store
+from cwr_utils.store import DiskStore
 
 
 def photos(folder, count, size):
@@ -72,7 +72,7 @@ def test_bench_extraction(compare, full_size, tmp_path, monkeypatch, name, count
         """Milliseconds a photo of each step, alone on the machine."""
         blocks = store[0].blocks
         values = {key: store[0].read(key) for key in store[0].arrays}
-        copy = Store.create(
+        copy = DiskStore.create(
             tmp_path / "copy",
             store[0].config,
             store[0].hashes,

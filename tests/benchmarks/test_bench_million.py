@@ -24,7 +24,7 @@ from cwr_utils.grouping import GroupedIndex, Groups
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs import peak_memory
 from cwr_utils.search import METHOD
-from cwr_utils.store import Store
+from cwr_utils.store import DiskStore, Store
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 QUERIES, TOP = 4, 100
@@ -59,9 +59,9 @@ class Million:
     def __init__(self, collection: Collection, method: Method, count: int, path: Path):
         """Generate and write them."""
         self.collection, self.method, self.path = collection, method, path
-        space = collection.space(method)
+        space = collection.first.space(method)
         self.weights = space.aggregator.weights(np.ones(method.num_classes))
-        real = collection.spaces.grouped_index(method)
+        real = collection.first.spaces.grouped_index(method)
         kept = real.store.read("classes")
         vectors = [
             real.parts([row], classes)[0] for row, classes in enumerate(kept.tolist())
@@ -73,7 +73,7 @@ class Million:
         groups = Groups(kept.shape[1], method.bits)
         specs = grouping.record_specs(groups, method.dimensions)
         names = {f"photo{number}": str(number) for number in range(count)}
-        store = Store.create(path, {"bits": method.bits}, names, specs)
+        store = DiskStore.create(path, {"bits": method.bits}, names, specs)
         self.offline = np.empty((count, method.dimensions), np.float16)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(partial(self._write, store), range(len(store.blocks))))
@@ -109,8 +109,8 @@ class Million:
 
     def open(self) -> GroupedIndex:
         """The index, as a new process opens it, with what it reads once for all."""
-        weights = self.collection.setup.network.class_weights
-        store = Store.open(self.path)
+        weights = self.collection.first.setup.network.class_weights
+        store = DiskStore.open(self.path)
         index = GroupedIndex(store, self.method.dimensions, weights)
         index.stand_ins([0], [0])
         return index
@@ -139,7 +139,7 @@ def test_bench_million(measure, full_size, source, tmp_path):
             "photos": f"{count:,}, one network, {million.method.label}",
             "bytes of a record": source[0].photo_bytes(million.method),
             "generated and written, s": built,
-            "GB on disk": Store.open(million.path).disk_bytes() / 1e9,
+            "GB on disk": DiskStore.open(million.path).disk_bytes() / 1e9,
             "peak meanwhile, GiB": peak_memory() / 2**10,
         }
         forget(million.path)

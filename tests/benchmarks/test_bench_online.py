@@ -14,7 +14,7 @@ from conftest import forget, seconds
 from cwr_utils import ranking, whitening
 from cwr_utils.aggregation import OnlineIndex
 from cwr_utils.arrays import l2_normalize
-from cwr_utils.store import ArraySpec, Store
+from cwr_utils.store import ArraySpec, DiskStore
 
 QUERIES = 55
 
@@ -24,7 +24,7 @@ def store(full_size, tmp_path_factory):
     """Unit vectors, float16; the classes of an image resemble each other."""
     images, classes, channels = (5063, 1000, 512) if full_size else (70, 20, 16)
     path = tmp_path_factory.mktemp("online") / "store"
-    store = Store.create(
+    store = DiskStore.create(
         path,
         {"classes": None},
         {f"photo{number}": str(number) for number in range(images)},
@@ -206,11 +206,11 @@ import json, sys
 import numpy as np
 from cwr_utils.aggregation import OnlineIndex
 from cwr_utils.runs import peak_memory
-from cwr_utils.store import Store
+from cwr_utils.store import DiskStore, Store
 from cwr_utils.whitening import Whitening
 
 arrays = np.load(sys.argv[2])
-store = Store.open(sys.argv[1])
+store = DiskStore.open(sys.argv[1])
 fitted = Whitening(arrays["mean"], arrays["projection"], "", 1, arrays["variance"])
 before = peak_memory()
 index = OnlineIndex(store, fitted)

@@ -4,7 +4,7 @@ import pytest
 
 from cwr_utils import datasets, networks
 from cwr_utils.extraction import Setup
-from cwr_utils.retrieval import Collection, Experiment, Method
+from cwr_utils.retrieval import Collection, Experiment, Method, tabulate
 
 METHODS = [
     Method("crow", dimensions=64),
@@ -35,7 +35,7 @@ def test_bench_precision(measure, full_size, dev_data, tmp_path):
         )
         experiment = Experiment(data, training, setup)
         experiment.extract()
-        table, _, _ = Collection.open(experiment).compare(METHODS)
+        table, _, _ = tabulate(Collection.open(experiment), METHODS)
         return dict(zip(table["method"], table["mAP"], strict=True))
 
     def losses():

@@ -213,19 +213,19 @@ def _write(folder: Path) -> None:
 
 
 def _whole(place: Path) -> dict:
-    from cwr_utils.store import Store
+    from cwr_utils.store import DiskStore
 
-    store = Store.open(place).require_complete()
+    store = DiskStore.open(place).require_complete()
     return {name: store.read(name) for name in store.arrays}
 
 
 def _look(place: Path, right: dict) -> tuple[int, list[str]]:
     """Complete blocks that a reader sees, and arrays that are not the right ones."""
-    from cwr_utils.store import Store, StoreError
+    from cwr_utils.store import DiskStore, StoreError
 
     found, wrong = 0, []
     try:
-        store = Store.open(place)
+        store = DiskStore.open(place)
         missing = store.missing_blocks()
         for number, rows in enumerate(store.blocks):
             part = slice(rows.start, rows.stop)

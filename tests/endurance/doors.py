@@ -531,20 +531,20 @@ def caffe(folder):
 
 
 def _a_store(place):
-    from cwr_utils.store import ArraySpec, Store
+    from cwr_utils.store import ArraySpec, DiskStore
 
     specs = {
         "top_classes": ArraySpec((3,), "int32"),
         "class_vectors": ArraySpec((4, 5), "float16", by_row=True),
     }
     names = {f"photo{n}.png": f"{n:064x}" for n in range(5)}
-    store = Store.create(place, {"classes": None, "layer": "x"}, names, specs, 2)
+    store = DiskStore.create(place, {"classes": None, "layer": "x"}, names, specs, 2)
     rng = np.random.default_rng(0)
     for number, rows in enumerate(store.blocks):
         top = np.stack([rng.permutation(4)[:3] for _ in rows]).astype(np.int32)
         vectors = rng.standard_normal((len(rows), 4, 5)).astype(np.float16)
         store.write_block(number, {"top_classes": top, "class_vectors": vectors})
-    return Store.open(place)
+    return DiskStore.open(place)
 
 
 def _mutate_store(data, others, rng):
@@ -553,9 +553,9 @@ def _mutate_store(data, others, rng):
 
 def _read_store(place):
     """All that a store can be asked for."""
-    from cwr_utils.store import Store
+    from cwr_utils.store import DiskStore
 
-    store = Store.open(place)
+    store = DiskStore.open(place)
     store.require({"classes": None, "layer": "x"}).require_complete()
     read = {name: store.read(name) for name in ("top_classes", "class_vectors")}
     read["one class"] = store.start_class(1)()
