@@ -1,23 +1,6 @@
 """Shape checks with named axes, l2 normalisation, softmax, and half precision, fast."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-
-
-class Kept(dict):
-    """Values by what they depend on, each computed when it is first asked for."""
-
-    def __init__(self, compute: Callable[[Any], Any]):
-        """Hold the function from key to value."""
-        super().__init__()
-        self._compute = compute
-
-    def __missing__(self, key):
-        """Compute and keep."""
-        value = self[key] = self._compute(key)
-        return value
 
 
 def check_shape(array, spec: str, name: str) -> tuple:

@@ -445,7 +445,7 @@ def index(
         part.warn()
     for member in members:
         if grouped:
-            member.spaces.grouped_index(method, executor)
+            member.spaces.group(method, executor)
         if many and offline:
             member.space(method).keep_offline(method.num_classes, executor)
     return Index(Collection(experiment, tuple(members)), method, photos.unreadable)

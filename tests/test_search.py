@@ -303,7 +303,7 @@ def test_what_cannot_be_saved_is_refused(answer, tmp_path, name, kind, message):
 def test_the_explorer_searches_the_folder(make, photos):
     index = make(photos)
     explorer = index.explorer()
-    (ranking,) = explorer.search.results[index.method].rankings.values()
+    (ranking,) = explorer.search.results(index.method).rankings.values()
     assert ranking == index.search(photos / "other0_0.png").names
 
 

@@ -170,7 +170,7 @@ def test_a_box_that_is_drawn_anew_is_described_as_the_stored_one(make, preset):
         here = drawn.collection.first.asked.store.read("regions")
         np.testing.assert_array_equal(here, there[:, :, : here.shape[2]])
         assert not there[:, :, here.shape[2] :].any()
-        first, second = (search.results[method] for search in (stored, drawn))
+        first, second = (search.results(method) for search in (stored, drawn))
         assert list(first.rankings.values()) == list(second.rankings.values())
         for scores in zip(first.scores.values(), second.scores.values(), strict=True):
             np.testing.assert_array_equal(*scores)
@@ -238,7 +238,7 @@ def reranked_squares(collection):
     for number in range(len(collection.data.queries)):
         source = open_source(collection.data, "query", number)
         search = ask(collection, source, source.query.box)
-        (matches,) = search.results[RERANK].matches.values()
+        (matches,) = search.results(RERANK).matches.values()
         for name in matches:
             width, height = collection.data.size(name)
             if width == height:
@@ -249,7 +249,7 @@ def test_the_parts_of_upright_squares_add_up_to_their_scores(upright):
     pairs = list(reranked_squares(upright))
     assert len(pairs) >= 10
     for search, name in pairs:
-        collection, result = search.collection, search.results[RERANK]
+        collection, result = search.collection, search.results(RERANK)
         match = next(iter(result.matches.values()))[name]
         pair = contributions._Pair(collection.first, RERANK, 0, {name: match}, [], ())
         same, rest = contributions.contributions(*pair.parts(name))
@@ -268,8 +268,8 @@ def test_the_box_of_an_upright_square_is_drawn_on_an_upright_grid(upright, monke
     monkeypatch.setattr(search_module, "match_board", spy)
     boxes = 0
     for search, name in reranked_squares(upright):
-        (ranking,) = search.results[RERANK].rankings.values()
-        (matches,) = search.results[RERANK].matches.values()
+        (ranking,) = search.results(RERANK).rankings.values()
+        (matches,) = search.results(RERANK).matches.values()
         view = widgets.SearchView(RERANK, chosen=1 + ranking.index(name))
         widgets.show_match(search, view)
         if (cells := matches[name].box) is not None:

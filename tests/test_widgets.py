@@ -270,7 +270,7 @@ def test_the_match_shows_what_adds_up_to_the_score(collection):
             assert row["name"] in board.title
             assert all(name in board.text for name in shares["name"])
             cells = cell_contributions(
-                one.collection, one.results[method], 0, row["name"]
+                one.collection, one.results(method), 0, row["name"]
             )
             assert f"all together: {cells.sum():.3f}" in board.summary
             assert board.scale == pytest.approx((0, cells.max(), "viridis"))
@@ -293,7 +293,7 @@ def test_without_classes_there_is_no_map(collection):
 
 def test_the_box_that_won_is_drawn(collection):
     one, method = search(collection), replace(ONLINE, rerank=6, rerank_classes=3)
-    result = one.results[method]
+    result = one.results(method)
     names = enumerate(result.rankings["query1"][:6], start=1)
     won = next(place for place, name in names if result.matches["query1"][name].box)
     for boxed, place in ((True, won), (False, 12)):

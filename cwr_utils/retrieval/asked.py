@@ -2,12 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
 from cwr_utils.aggregation import Aggregator
-from cwr_utils.arrays import Kept
 from cwr_utils.datasets import Query
 from cwr_utils.extraction import ImageMaps
 from cwr_utils.reranking import HEAT_MAP_CLASSES, Match, RegionDescriber
@@ -25,9 +24,9 @@ class Asked:
     def __init__(self, queries: Sequence[Query], store: Store):
         """Hold the store; nothing is read yet."""
         self.queries, self.store = tuple(queries), store
-        self._blocks = Kept(self._block)
-        self._probabilities = Kept(lambda n: store.read("probabilities", [n])[0])
-        self._described = Kept(lambda key: self._describe(*key))
+        self._block = cache(self._read_block)
+        self._likely = cache(lambda n: store.read("probabilities", [n])[0])
+        self._described = cache(self._describe)
         self._matches: dict[tuple, dict[str, Match]] = defaultdict(dict)
 
     @cached_property
@@ -45,7 +44,7 @@ class Asked:
         known = self.top_classes[number].tolist()
         return first_classes(known, count, "list of a query's top classes")
 
-    def _block(self, block: int) -> np.ndarray:
+    def _read_block(self, block: int) -> np.ndarray:
         """(n, C, K) class vectors of a block, to read which takes as long as one."""
         rows = self.store.blocks[block]
         return self.store.read("class_vectors", slice(rows.start, rows.stop))
@@ -53,20 +52,20 @@ class Asked:
     def vectors(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C, K) class vectors of a query."""
         block, row = divmod(number, self.store.block)
-        return self._blocks[block][row, list(classes)]
+        return self._block(block)[row, list(classes)]
 
     def probabilities(self, number: int, classes: Sequence[int]) -> np.ndarray:
         """(C,) probabilities of classes for a query."""
-        return self._probabilities[number][list(classes)]
+        return self._likely(number)[list(classes)]
 
     def describe(
         self, number: int, classes: Sequence[int], aggregator: Aggregator
     ) -> np.ndarray:
         """(D,) descriptor of a query by some classes; computed once, do not change."""
-        return self._described[aggregator, number, tuple(classes)]
+        return self._described(number, tuple(classes), aggregator)
 
     def _describe(
-        self, aggregator: Aggregator, number: int, classes: tuple[int, ...]
+        self, number: int, classes: tuple[int, ...], aggregator: Aggregator
     ) -> np.ndarray:
         weighing = self.probabilities(number, classes)
         return aggregator(self.vectors(number, classes), weighing)

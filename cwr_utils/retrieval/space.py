@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from cwr_utils import aggregation, whitening
 from cwr_utils.aggregation import Aggregator, OnlineIndex
-from cwr_utils.arrays import Kept, l2_normalize
+from cwr_utils.arrays import l2_normalize
 from cwr_utils.grouping import GroupedIndex, Groups, derive
 from cwr_utils.names import GLOBAL_POOLINGS
 from cwr_utils.retrieval.method import REGION_AGGREGATIONS, Method
@@ -121,19 +122,17 @@ class Spaces:
         """Nothing is fitted yet; `class_weights` (M, C) are those of the network."""
         self.database, self.training = database, training
         self._class_weights = class_weights
-        self._fits = Kept(lambda vectors: self.require_training().fit(*vectors))
-        self._kept = Kept(lambda key: self._fits[key[0]].keep(key[1]).scaled(*key[2:]))
-        self._spaces = Kept(
-            lambda key: Space(self, Aggregator(self._kept[key[0]], *key[1:]))
-        )
+        self._fit = cache(lambda *vectors: self.require_training().fit(*vectors))
+        self._whitening = cache(self._keep)
+        self._space = cache(lambda aggregator: Space(self, aggregator))
+        self._grouped = cache(self._open_groups)
         self._index: OnlineIndex | None = None
-        self._grouped: dict[tuple, GroupedIndex] = {}
         self._baseline: tuple[tuple, np.ndarray] | None = None
 
     def fresh(self) -> "Spaces":
         """The same whitenings, with no descriptors computed yet."""
         again = Spaces(self.database, self.training, self._class_weights)
-        again._fits = self._fits
+        again._fit = self._fit
         return again
 
     def require_training(self) -> Training:
@@ -157,7 +156,12 @@ class Spaces:
         """
         if not method.dimensions:
             return None
-        return self._kept[method.whitened_by]
+        return self._whitening(*method.whitened_by)
+
+    def _keep(
+        self, trained_on: tuple[str, int], dimensions: int, *scaling: float
+    ) -> Whitening:
+        return self._fit(*trained_on).keep(dimensions).scaled(*scaling)
 
     def supported(self, method: Method) -> Method:
         """A method with D lowered to half of its whitening vectors if it is above that.
@@ -167,7 +171,7 @@ class Spaces:
         """
         if not method.dimensions:
             return method
-        fitted = self._fits[method.trained_on]
+        fitted = self._fit(*method.trained_on)
         most = max(1, min(fitted.vectors // 2, fitted.dimensions))
         return replace(method, dimensions=min(method.dimensions, most))
 
@@ -178,7 +182,8 @@ class Spaces:
             method: whose whitening it is.
             repeat_empty: see `Protocol.repeat_previous_class`.
         """
-        return self._spaces[method.whitened_by, repeat_empty, method.class_weighting]
+        fitted = self._whitening(*method.whitened_by)
+        return self._space(Aggregator(fitted, repeat_empty, method.class_weighting))
 
     def baseline(self, method: Method) -> np.ndarray:
         """(N, D) descriptors of the database without classes; the last are kept."""
@@ -194,29 +199,30 @@ class Spaces:
             self._index = OnlineIndex(self.database, fitted)
         return self._index
 
-    def grouped_index(
-        self, method: Method, executor: Executor | None = None
-    ) -> GroupedIndex:
-        """The index of a method that is "grouped"; its store is made where it is not.
+    def group(self, method: Method, executor: Executor | None = None) -> Store:
+        """The store of a method that is "grouped"; it is made where it is not there.
 
         Args:
             method: whose groups and whitening they are.
-            executor: where the store is made, see `grouping.derive`.
+            executor: where it is made, see `grouping.derive`.
 
         Raises:
             StoreError: if the photos' store keeps fewer classes than the method.
         """
-        key = method.whitened_by, Groups(method.groups, method.bits)
-        if key not in self._grouped:
-            self._grouped[key] = self._grouped_index(*key, executor)
-        return self._grouped[key]
+        fitted = self._whitening(*method.whitened_by)
+        return derive(self.database, fitted, _groups(method), executor)
 
-    def _grouped_index(
-        self, whitened_by: tuple, groups: Groups, executor: Executor | None
-    ) -> GroupedIndex:
-        fitted = self._kept[whitened_by]
-        store = derive(self.database, fitted, groups, executor)
+    def grouped_index(self, method: Method) -> GroupedIndex:
+        """The index of a method that is "grouped", from its store; see `group`."""
+        return self._grouped(self._whitening(*method.whitened_by), _groups(method))
+
+    def _open_groups(self, fitted: Whitening, groups: Groups) -> GroupedIndex:
+        store = derive(self.database, fitted, groups)
         return GroupedIndex(store, fitted.dimensions, self._class_weights)
+
+
+def _groups(method: Method) -> Groups:
+    return Groups(method.groups, method.bits)
 
 
 class Space:
@@ -232,10 +238,8 @@ class Space:
         self._spaces = spaces
         self._offline: dict[int, np.ndarray] = {}
         self._last: tuple[tuple, list[np.ndarray]] = ((), [])  # of `online`
-        self._regional = Kept(
-            lambda key: aggregation.regional(key[0], self.aggregator, key[1])
-        )
-        self._by_list = Kept(lambda classes: next(self.online([classes])))
+        self._regional = cache(self._describe_regions)
+        self._by_list = cache(lambda *classes: next(self.online([classes])))
 
     def offline(self, counts: Sequence[int]) -> dict[int, np.ndarray]:
         """N_C -> (N, D), each photo by its own classes; one pass over the store.
@@ -305,8 +309,11 @@ class Space:
 
     def regional(self, store: Store, count: int) -> np.ndarray:
         """(n, D) of all photos or queries of a store, see `aggregation.regional`."""
-        return self._regional[store, count]
+        return self._regional(store, count)
+
+    def _describe_regions(self, store: Store, count: int) -> np.ndarray:
+        return aggregation.regional(store, self.aggregator, count)
 
     def by_list(self, classes: Sequence[int]) -> np.ndarray:
         """(N, D) by one list of classes that all queries share."""
-        return self._by_list[tuple(classes)]
+        return self._by_list(*classes)

@@ -1,8 +1,9 @@
 """The search explorer: what a query finds, and why."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from cwr_utils import evaluation, explain
-from cwr_utils.arrays import Kept
 from cwr_utils.contributions import cell_contributions, class_contributions
 from cwr_utils.extraction import MOST_TOP_CLASSES
 from cwr_utils.figures.canvas import fit_photo
@@ -81,14 +81,14 @@ class Search:
     box: Box | None
 
     @cached_property
-    def results(self) -> Kept:
-        """Method -> its result; each is run only once."""
-        return Kept(lambda method: rank(self.collection, method))
+    def results(self) -> Callable[[Method], Result]:
+        """From a method to its result; each is run only once."""
+        return cache(lambda method: rank(self.collection, method))
 
     @cached_property
-    def tables(self) -> Kept:
-        """Method -> its ranking as a table; see `show_search`."""
-        return Kept(lambda method: self._table(self.results[method]))
+    def tables(self) -> Callable[[Method], pd.DataFrame]:
+        """From a method to its ranking as a table; see `show_search`."""
+        return cache(lambda method: self._table(self.results(method)))
 
     def _table(self, result: Result) -> pd.DataFrame:
         (query,) = self.collection.data.queries
@@ -135,7 +135,7 @@ def show_search(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
         junk; there they are missing.
     """
     (query,), data = search.collection.data.queries, search.collection.data
-    result, table = search.results[view.method], search.tables[view.method]
+    result, table = search.results(view.method), search.tables(view.method)
     shown = table.iloc[view.first : view.first + view.top]
     captions = shown.astype({"rank": object}).to_dict("records")
     board = result_board(
@@ -154,8 +154,8 @@ def show_match(search: Search, view: SearchView) -> tuple[Board, pd.DataFrame]:
         The board, and the table of `class_contributions`.
     """
     (query,), data = search.collection.data.queries, search.collection.data
-    result = search.results[view.method]
-    row = search.tables[view.method].loc[view.chosen]
+    result = search.results(view.method)
+    row = search.tables(view.method).loc[view.chosen]
     name, place = row["name"], _rank(row["rank"])
     shares = class_contributions(search.collection, result, 0, name)
     heat = None
@@ -210,9 +210,8 @@ class SearchExplorer(Explorer):
                 that is not the query itself.
         """
         data, setup = collection.data, collection.first.setup
-        at = Kept(collection.at_layer)
-        at[setup.layer] = collection
-        self._ask = lru_cache(8)(lambda layer, *photo: ask(at[layer], *photo))
+        self._collection = collection
+        self._at_layer, self._ask = cache(collection.at_layer), lru_cache(8)(ask)
         self._method = method
         self.message = Message()
         start = first_key(data, query)
@@ -305,7 +304,7 @@ class SearchExplorer(Explorer):
     @property
     def ranking(self) -> pd.DataFrame:
         """The whole ranking, as `show_search` gives it and as it is saved."""
-        return self.search.tables[self.view.method]
+        return self.search.tables(self.view.method)
 
     def still(self) -> Picture:
         """See `Explorer.still`."""
@@ -334,8 +333,11 @@ class SearchExplorer(Explorer):
             query_expansion=self.expansion.value,
             rerank=self.rerank.value,
         )
-        search = self._ask(self.layer.value, self.panel.source, self.panel.box)
-        table = search.tables[method]
+        collection = self._collection
+        if self.layer.value != collection.first.setup.layer:
+            collection = self._at_layer(self.layer.value)
+        search = self._ask(collection, self.panel.source, self.panel.box)
+        table = search.tables(method)
         others = table.index[table["relevance"] != "query"]
         start = chosen or (int(others[0]) if len(others) else 1)
         self.search, self.view = search, SearchView(method, start)
