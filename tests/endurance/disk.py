@@ -111,7 +111,7 @@ def _extract(folder: Path) -> None:
 def _index(folder: Path) -> None:
     from cwr_utils import search
 
-    search.BLOCK = 4
+    search.folder.BLOCK = 4
     kills._index(folder)
 
 

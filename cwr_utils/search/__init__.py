@@ -16,27 +16,19 @@ import difflib
 import hashlib
 import itertools
 import os
-import re
-import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from cwr_utils import datasets, extraction, figures, files, networks
+from cwr_utils import datasets, extraction, networks
 from cwr_utils.arrays import check_shape
-from cwr_utils.datasets import Dataset, DatasetError, Query, seen
-from cwr_utils.datasets.base import unreadable_images
-from cwr_utils.datasets.folder import SUFFIXES, find_images
+from cwr_utils.datasets import Dataset, DatasetError, Query
 from cwr_utils.extraction import ImageMaps, Setup
 from cwr_utils.images import (
     MIN_SIDE,
@@ -59,10 +51,12 @@ from cwr_utils.retrieval import (
     space,
 )
 from cwr_utils.retrieval.limits import check_limits
-from cwr_utils.store import BLOCK, MemoryStore, Store
+from cwr_utils.search.answer import Answer
+from cwr_utils.search.folder import Folder, Photos
+from cwr_utils.store import MemoryStore
 from cwr_utils.whitening import WhiteningError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WHITENING = "monuments_whitening"
 METHOD = Method(
     "online",
@@ -75,119 +69,13 @@ METHOD = Method(
 # Needs no whitening (on the demo 0.64, as good as MAC and better than the others).
 PLAIN = Method("rmac_max", dimensions=0)
 FIRST = 1000  # of more than `space.LARGE`, those that are described by the query
-LEAST_BLOCK = 8  # photos that an interruption costs at most
 KEPT = 16  # of their own classes, unless the method needs more
 TOGETHER = 16  # queries that are described and ranked together
 NEAR_NAMES = 10_000  # that are looked through for one that may be meant
 
 # What needs no other classes of a photo than its own most probable ones.
 _BY_OWN_CLASSES = {*AGGREGATIONS} - {*CLASS_AGGREGATIONS} | {"offline"}
-_DPI = 200  # of saved pictures
 Photo = str | os.PathLike | bytes | np.ndarray | Image.Image
-
-
-@dataclass(frozen=True, repr=False)
-class Answer:
-    """What was found for a query, best first.
-
-    Attributes:
-        names: of all photos of the folder, paths inside it.
-        scores: their similarities; re-ranked ones carry that of their best region.
-        photo: (H, W, 3) uint8, the query.
-        box: in its pixels, or None.
-        own: names of the photos that have the same content as the query.
-        paths: name -> file.
-    """
-
-    names: list[str]
-    scores: np.ndarray
-    photo: np.ndarray
-    box: Box | None
-    own: frozenset[str]
-    paths: Mapping[str, Path]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Columns name and score, by rank from 1."""
-        ranks = pd.RangeIndex(1, len(self.names) + 1, name="rank")
-        return pd.DataFrame({"name": self.names, "score": self.scores}, ranks)
-
-    def __repr__(self) -> str:
-        """The first ten, and how many there are."""
-        return f"{self.table.head(10).round(3)}\n{len(self.names)} photos"
-
-    def _repr_html_(self) -> str:
-        return self.table.head(10).round(3).to_html()
-
-    def figure(self, top: int = 10) -> Figure:
-        """The query and the first photos as a strip, to be drawn on or saved."""
-        figure = self._strip(top)
-        plt.close(figure)  # a notebook would draw it a second time
-        return figure
-
-    def show(self, top: int = 10) -> None:
-        """Show the query and the first photos.
-
-        In a notebook below the cell, elsewhere in a window; where there is no screen
-        the picture is saved, and it says where.
-        """
-        figure = self._strip(top)
-        ipython: Any = sys.modules.get("IPython")
-        if ipython and hasattr(ipython.get_ipython(), "kernel"):
-            ipython.display.display(figure)
-        elif figure.canvas.required_interactive_framework:
-            return plt.show()
-        else:
-            place = Path(tempfile.mkdtemp(prefix="answer-"), "answer.png")
-            print("There is no screen here; see", self.save(place, top=top))
-        plt.close(figure)
-
-    def _strip(self, top: int) -> Figure:
-        names = self.names[:top]
-        return figures.result_strip(
-            self.photo,
-            [read_image(self.paths[name]) for name in names],
-            ["query" if name in self.own else "unknown" for name in names],
-            self.scores[:top].tolist(),
-            names,
-            query_box=self.box,
-        )
-
-    def save(
-        self, path: str | os.PathLike, kind: str | None = None, top: int | None = None
-    ) -> Path:
-        """Write the answer to a file, whole or not at all.
-
-        Args:
-            path: of the file; its folder is made if need be.
-            kind: "picture" (the query and the first photos), "table" (CSV with rank,
-                name, score and path) or "paths" (JSON, a list of the photos' absolute
-                paths, best first). None is what the ending says: .csv is a table,
-                .json are paths, and any other that matplotlib writes is a picture.
-            top: number of photos; None is 10 in a picture, else all.
-
-        Returns:
-            The path.
-
-        Raises:
-            ValueError: if the kind is unknown, or no picture has that ending.
-        """
-        path = Path(path)
-        ending = path.suffix.lower().removeprefix(".")
-        kind = kind or {"csv": "table", "json": "paths"}.get(ending, "picture")
-        if kind not in ("picture", "table", "paths"):
-            raise ValueError(f"`kind` must be picture, table or paths; got {kind!r}.")
-        places = [os.path.abspath(self.paths[name]) for name in self.names[:top]]
-        if kind == "table":
-            table = self.table.head(len(places)).assign(path=places)
-            files.write_text(path, table.to_csv(lineterminator="\n"))
-        elif kind == "paths":
-            files.write_json(path, places)
-        else:
-            figure = self.figure(10 if top is None else top)
-            with files.whole_file(path) as part:
-                figure.savefig(part, format=ending or "png", dpi=_DPI)
-        return path
 
 
 class Index:
@@ -402,7 +290,7 @@ def index(
             needs whitening and there is none.
     """
     setups = _setups(network, resize, power, Path(cache_dir))
-    photos = _Folder(folder, setups)
+    photos = Folder(folder, setups)
     training = _open_whitening(whitening, setups, data_root)
     if method is None:
         method = _usual_method(setups, training, len(photos.data.images), aggregation)
@@ -467,7 +355,7 @@ def _setups(
     return setups
 
 
-def _experiment(photos: "_Photos", others: "_Photos | None") -> Experiment:
+def _experiment(photos: Photos, others: Photos | None) -> Experiment:
     first, *also = photos.setups
     return Experiment(photos.data, others and others.data, first, also=tuple(also))
 
@@ -486,7 +374,7 @@ def _refuse_shared(training: Dataset, data: Dataset) -> None:
 
 def _usual_method(
     setups: Sequence[Setup],
-    training: "_Photos | None",
+    training: Photos | None,
     photos: int,
     aggregation: str | None,
 ) -> Method:
@@ -511,96 +399,16 @@ def _usual_method(
     )
 
 
-class _Photos:
-    """Photos that are to be described.
-
-    Attributes:
-        data: them.
-        setups: every way to describe them.
-        root: their folder.
-        unreadable: name of each file that is none of them -> why.
-    """
-
-    def __init__(self, data: Dataset, setups: list[Setup]):
-        self.data, self.setups, self.root = data, setups, Path(data.name)
-        self.unreadable: dict[str, str] = {}
-
-    def describe(self, executor: Executor | None = None) -> list[Store]:
-        """A store for each setup; what is in it already is not described again."""
-        return [
-            extraction.extract(self.data, setup, executor=executor)
-            for setup in self.setups
-        ]
-
-    def warn(self) -> None:
-        """Warn whoever called `index` of what is left out."""
-        if self.unreadable:
-            total = len(self.data.images) + len(self.unreadable)
-            warnings.warn(
-                f"{len(self.unreadable)} of {total} files in {self.root} cannot be "
-                "read and are left out, see `unreadable`: "
-                f"{', '.join(list(self.unreadable)[:5])}",
-                stacklevel=3,
-            )
-
-
-class _Folder(_Photos):
-    """The readable photos of a folder."""
-
-    def __init__(self, folder: str | Path, setups: list[Setup]):
-        self.root, self.setups = Path(folder).resolve(), setups
-        if not self.root.is_dir():
-            raise DatasetError(f"{folder} is not a folder: there is no {self.root}.")
-        self._paths, self.unreadable = find_images(self.root)
-        place = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
-        self._name = re.sub(r"[^\w.-]+", "_", self.root.name) + f"-{place}"
-        record = setups[0].cache_dir / self._name / "files.json"
-        self._facts = seen.recall(record, self._paths)
-        known = len(self._facts)
-        self._leave_out(unreadable_images(self._paths, self._facts))
-        if len(self._facts) > known:
-            seen.remember(record, self._paths, self._facts)
-
-    def describe(self, executor: Executor | None = None) -> list[Store]:
-        """Their stores, without files that only decoding shows to be damaged."""
-        # Of many photos an interruption may cost more of them, one in a hundred.
-        size = min(BLOCK, max(LEAST_BLOCK, len(self.data.images) // 100))
-        while True:
-            try:
-                return [
-                    extraction.extract(self.data, s, block=size, executor=executor)
-                    for s in self.setups
-                ]
-            except ImageError:
-                broken = _undecodable(self.data, self.setups)
-                if not broken:
-                    raise
-                self._leave_out(broken)
-
-    def _leave_out(self, problems: Mapping[str, str]) -> None:
-        self.unreadable |= problems
-        images = tuple(name for name in self._paths if name not in self.unreadable)
-        if not images:
-            raise DatasetError(
-                f"{self.root} holds no readable image file ({', '.join(SUFFIXES)}).",
-                self.unreadable.values(),
-            )
-        note = f"{len(images)} photos of the folder {self.root.name}"
-        self.data = Dataset(
-            self._name, images, (), note, self._paths, facts=self._facts
-        )
-
-
 def _open_whitening(
     source: str | Path | None, setups: list[Setup], data_root: str | Path
-) -> _Photos | None:
+) -> Photos | None:
     """Photos to fit the whitening on; None if there are none."""
     if source is None:
         return None
     if Path(source).is_dir():
-        return _Folder(source, setups)
+        return Folder(source, setups)
     try:
-        return _Photos(datasets.load(str(source), data_root), setups)
+        return Photos(datasets.load(str(source), data_root), setups)
     except DatasetError as error:
         if source != WHITENING:
             raise
@@ -612,15 +420,3 @@ def _open_whitening(
             stacklevel=3,
         )
         return None
-
-
-def _undecodable(data: Dataset, setups: Sequence[Setup]) -> dict[str, str]:
-    broken = {}
-    for name in data.images:
-        try:
-            for setup in setups:
-                data.target_size(name, setup.policy)
-            read_image(data.path(name))
-        except ImageError as error:
-            broken[name] = str(error)
-    return broken
