@@ -23,7 +23,7 @@ from cwr_utils import derived, grouping, jobs, search, whitening
 from cwr_utils.extraction import extract
 from cwr_utils.extraction import photos as photographs
 from cwr_utils.grouping import Groups
-from cwr_utils.retrieval import Method, rank
+from cwr_utils.retrieval import Method
 from cwr_utils.store import DiskStore, JoinedStore
 
 distributed = pytest.importorskip(
@@ -62,7 +62,7 @@ class Killer:
         if self.killed or len(self.done) < 3:
             return
         busy = [worker for worker, keys in self.client.processing().items() if keys]
-        processes = rank(self.client, os.getpid, workers=busy)
+        processes = self.client.run(os.getpid, workers=busy)
         self.killed.append(processes[busy[0]])
         os.kill(self.killed[0], signal.SIGKILL)
 
