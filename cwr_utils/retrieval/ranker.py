@@ -55,17 +55,16 @@ def rank(collection: Collection, method: Method) -> Result:
         # descriptors of its own.
         if index is None or moves != "run":
             index = descriptors.copy() if changes else prepared.database
-        search = _Search(collection, method, number, index, prepared)
-        found = search.rank(vector)
-        order, scores, result.matches[query.name], averaged = found
-        result.rankings[query.name] = search.names(order)
+        asked = _Asked(collection, method, number, index, prepared)
+        order, scores, result.matches[query.name], averaged = asked.rank(vector)
+        result.rankings[query.name] = asked.names(order)
         result.scores[query.name] = scores[order]
-        result.averaged[query.name] = search.names(averaged)
+        result.averaged[query.name] = asked.names(averaged)
     return result
 
 
 @dataclass(frozen=True, eq=False)
-class _Search:
+class _Asked:
     """One query, put to the database.
 
     Attributes:
