@@ -383,6 +383,8 @@ def test_a_query_whose_positives_are_all_missing_is_left_out(root, tmp_path):
         collection, [rank(collection, METHODS[0])]
     )
     assert rows["left_out"].tolist() == [1, 1, 1]
+    row = retrieval.row(collection, rank(collection, METHODS[0]))
+    assert (row["queries"], row["landmarks"]) == (2, 1)  # of those that are scored
     assert per_query["ap"].isna().tolist() == [False, True] * 3
     assert set(rows["note"]) == {data.note}
 

@@ -72,6 +72,13 @@ def test_a_score_is_the_mean_of_the_scores_of_each(several, alone, method):
             assert score == pytest.approx(expected, abs=1e-5)
 
 
+def test_queries_share_one_joined_database(several):
+    """Joined for each query, a million photos would be copied each time."""
+    offline = replace(ONLINE, aggregation="offline")
+    first, second = (found[1] for found in several.descriptors(offline, [0, 1]))
+    assert first is second
+
+
 def test_expansion_averages_what_all_of_them_rank_first(several, alone):
     method = METHODS[-1]
     result = rank(several, method)

@@ -164,6 +164,79 @@ def test_a_path_may_be_relative(tmp_path, monkeypatch):
     assert DiskStore.open(tmp_path / "cache" / "s").missing_blocks() == []
 
 
+@pytest.fixture(params=["on disk", "in memory", "joined", "joined in memory"])
+def any_store(request, tmp_path):
+    """The same seven images in each kind of store, in the same order."""
+    disk = fill(make(tmp_path / "s"))
+    if request.param == "on disk":
+        return disk
+    if request.param == "joined":
+        later = dict(list(IMAGES.items())[4:])
+        part = DiskStore.create(tmp_path / "later", CONFIG, later, ARRAYS, block=2)
+        for number, rows in enumerate(part.blocks):
+            part.write_block(number, values(range(rows.start + 4, rows.stop + 4)))
+        early = dict(list(IMAGES.items())[:4])
+        first = DiskStore.create(tmp_path / "early", CONFIG, early, ARRAYS, block=4)
+        first.write_block(0, values(range(4)))
+        return store_module.JoinedStore([part, first], IMAGES)
+    memory = store_module.MemoryStore(CONFIG, IMAGES, ARRAYS)
+    memory.write_block(0, values(range(7)))
+    if request.param == "in memory":
+        return memory
+    return store_module.JoinedStore([memory], IMAGES)
+
+
+def test_every_store_answers_every_question(any_store):
+    store, expected = any_store, values(range(7))
+    vectors, top = expected["class_vectors"], expected["top_classes"]
+    assert store.arrays == list(ARRAYS) and len(store) == 7
+    assert store.items() == list(IMAGES.items())
+    assert store.has("top_classes") and not store.has("regions")
+    assert [store.shape(name) for name in ARRAYS] == [(3,), (5, 4)]
+    assert [store.dtype(name) for name in ARRAYS] == [np.int32, np.float16]
+    assert store.entry_bytes("class_vectors") == 40
+    assert store.missing_blocks() == [] and store.require_complete() is store
+    assert store.require({"layer": "x"}, IMAGES) is store
+    assert store.rows_by_content() == {f"hash{i}": i for i in range(7)}
+    for rows in (slice(None), slice(2, 5), [6, 0]):
+        for name, value in expected.items():
+            np.testing.assert_array_equal(store.read(name, rows), value[rows])
+        got = store.class_vectors([4, 0], rows)
+        np.testing.assert_array_equal(got, vectors[rows][:, [4, 0]])
+        got = store.top_class_vectors(2, rows)
+        chosen = top[rows][:, :2, None]
+        right = np.take_along_axis(vectors[rows], chosen, axis=1)
+        np.testing.assert_array_equal(got, right)
+    np.testing.assert_array_equal(store.start_class(3)(), vectors[:, 3])
+    blocks = [np.arange(7)[rows] for rows, _ in store.iter_top_class_vectors(2)]
+    assert np.concatenate(blocks).tolist() == list(range(7))
+    on_disk = [source.path for source in store.sources]
+    files = [f for path in on_disk for f in path.rglob("*") if f.is_file()]
+    assert store.disk_bytes() == sum(f.stat().st_size for f in files)
+    assert bool(files) == (store.path.name != "memory")
+
+
+def test_no_store_gives_classes_that_it_does_not_keep(tmp_path):
+    own = {**CONFIG, "classes": 5}
+    disk = fill(DiskStore.create(tmp_path / "s", own, IMAGES, ARRAYS))
+    memory = store_module.MemoryStore(own, IMAGES, ARRAYS)
+    for store in (disk, memory, store_module.JoinedStore([memory], IMAGES)):
+        for read in (lambda s: s.class_vectors([0]), lambda s: s.start_class(0)):
+            with pytest.raises(StoreError, match="only the top 5 classes"):
+                read(store)
+        assert store.top_class_vectors(2, slice(None)).shape == (7, 2, 4)
+
+
+def test_parts_are_opened_in_the_order_that_is_asked_for(tmp_path):
+    fill(make(tmp_path / "s"))
+    turned = dict(reversed(IMAGES.items()))
+    opened = store_module.open_parts(tmp_path / "s", CONFIG, turned)
+    assert opened.items() == list(turned.items())
+    expected = values(range(7))["class_vectors"][::-1]
+    np.testing.assert_array_equal(opened.read("class_vectors"), expected)
+    assert store_module.begin_part(tmp_path / "s", CONFIG, turned, ARRAYS) is None
+
+
 def test_a_joined_store_names_what_it_lacks():
     with pytest.raises(StoreError, match="1 images are in none of 0 stores: a"):
         store_module.JoinedStore([], {"a": "0"})
