@@ -8,7 +8,6 @@ import pytest
 import tiny
 
 from cwr_utils import aggregation, evaluation, ranking, rerankers, retrieval
-from cwr_utils import evaluation as evaluation_module
 from cwr_utils.arrays import l2_normalize
 from cwr_utils.extraction import ImageMaps, extract, extract_queries
 from cwr_utils.names import GLOBAL_POOLINGS
@@ -238,10 +237,10 @@ def test_the_own_photo_counts_where_the_ground_truth_lists_it(make, data):
     np.testing.assert_array_equal(own["positives"], [2] * 4)
     np.testing.assert_array_equal(rule["positives"], [1] * 4)
     row = retrieval.row(leave_one_out, result)
-    mean = evaluation_module.mean_average_precision
+    mean = evaluation.mean_average_precision
     assert row["mAP"] == row["mAP_without_self"] == mean(rule)
     assert row["mAP_with_self"] == mean(own)
-    interval = evaluation_module.bootstrap(rule["ap"], rule["landmark"])
+    interval = evaluation.bootstrap(rule["ap"], rule["landmark"])
     assert (row["mAP_low"], row["mAP_high"]) == (interval.low, interval.high)
     assert row["landmarks"] == 4
 
@@ -264,6 +263,23 @@ def test_a_row_has_precisions_in_which_the_own_photo_is_no_hit(make, data):
         ranking.insert(1, ranking.pop())
     row = retrieval.row(retrieving, result)
     assert [row[f"mP@{k}"] for k in (1, 5, 10)] == [1, 1, 1]
+
+
+def test_a_query_without_positives_is_no_landmark_of_the_mean(make, data):
+    first, *rest = data.queries
+    unknown = replace(first, positives=frozenset(), junk=frozenset())
+    fewer = make(data=replace(data, queries=(unknown, *rest)))
+    assert retrieval.row(fewer, rank(fewer, RAW))["landmarks"] == 3
+
+
+def test_a_pooling_without_classes_is_whitened_with_its_own_exponent(make):
+    spaces = make().first.spaces
+    usual, own = (
+        spaces.fitted(Method("gem", dimensions=8, whitening_exponent=exponent))
+        for exponent in (0.5, 0.25)
+    )
+    np.testing.assert_array_equal(own.projection, usual.scaled(0.25).projection)
+    assert np.abs(own.projection - usual.projection).max() > 1e-3
 
 
 def test_the_rule_of_one_query_is_not_that_of_the_others(make, data):
@@ -576,6 +592,13 @@ def test_query_replaces_own_row_puts_the_querys_photo_first(make, data, stores):
         assert first == query.image and replaced.scores[query.name][0] == 1
         without = [n for n in usual.rankings[query.name] if n != query.image]
         assert rest == without
+
+
+@pytest.mark.parametrize("name", rerankers.RERANKERS)
+def test_its_own_row_stays_first_whatever_scores_above_one(make, data, name):
+    found = rank(make(query_replaces_own_row=True), replace(OFFLINE, refine=name))
+    for query in data.queries:
+        assert found.rankings[query.name][0] == query.image
 
 
 @pytest.mark.parametrize("with_query", [True, False])

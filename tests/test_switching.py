@@ -221,6 +221,10 @@ def test_other_layers_are_those_with_stores_of_the_same_settings(make, tmp_path)
     assert collection.other_layers() == ["maps"]
     method = replace(ONLINE, dimensions=6)
     assert same(rank(collection.at_layer("maps"), method), rank(expected, method))
+    explorer = widgets.SearchExplorer(collection, method)
+    for layer in ("maps", tiny.LAYER, "maps"):
+        explorer.layer.value = layer
+        assert explorer.search.collection.first.setup.layer == layer
 
 
 # Squares
