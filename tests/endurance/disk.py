@@ -84,11 +84,11 @@ def _store(describe, after, left):
     """What describes photos, on a disk that fills after so many blocks."""
 
     def run(folder: Path) -> None:
-        from cwr_utils.store import Store, StoreError
+        from cwr_utils.store import DiskStore, StoreError
 
         if after is None:
             return describe(folder)
-        with _fills(Store, "write_block", after, left):
+        with _fills(DiskStore, "write_block", after, left):
             try:
                 describe(folder)
             except StoreError as error:
