@@ -24,7 +24,7 @@ from cwr_utils.grouping import GroupedIndex, Groups
 from cwr_utils.retrieval import Collection, Experiment, Method
 from cwr_utils.runs import peak_memory
 from cwr_utils.search import METHOD
-from cwr_utils.store import DiskStore, Store
+from cwr_utils.store import DiskStore
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 QUERIES, TOP = 4, 100
@@ -78,7 +78,7 @@ class Million:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(partial(self._write, store), range(len(store.blocks))))
 
-    def _write(self, store: Store, number: int) -> None:
+    def _write(self, store: DiskStore, number: int) -> None:
         rows = store.blocks[number]
         vectors, classes = self.photos(len(rows), number)
         kept = grouping.quantize(vectors, self.method.bits)

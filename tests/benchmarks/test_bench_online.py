@@ -206,7 +206,7 @@ import json, sys
 import numpy as np
 from cwr_utils.aggregation import OnlineIndex
 from cwr_utils.runs import peak_memory
-from cwr_utils.store import DiskStore, Store
+from cwr_utils.store import DiskStore
 from cwr_utils.whitening import Whitening
 
 arrays = np.load(sys.argv[2])
