@@ -47,8 +47,8 @@ SHORTER = {
 }
 # Of a run rather than of what was computed.
 VOLATILE = {"finished", "seconds", "peak_memory_mib", "commit", "seconds_query"}
-COMMON = ["-p", "whitening_dataset=../training", "-p", "resize=64x48"]
-SWEEP = ["sweep", "plan.yaml", "-p", "dataset=../photos", *COMMON]
+COMMON = ["-p", "whitening_dataset=training", "-p", "resize=64x48"]
+SWEEP = ["sweep", "plan.yaml", "-p", "dataset=photos", *COMMON]
 SECONDS = 420  # for one kind of work
 HANGS = 300  # seconds after which a run counts as hanging; its stacks come before
 
@@ -290,7 +290,9 @@ def files_of(*parts: str):
             temporary = any(part.startswith(".") for part in path.parts[-2:])
             if path.is_dir() or temporary or path.name.endswith(".__lock"):
                 continue
-            if "executed" in path.parts or path.name == "extraction.csv":
+            # Times of runs, and when each photo was last changed.
+            of_times = path.name in ("extraction.csv", "files.json")
+            if "executed" in path.parts or of_times:
                 continue
             found[name] = hashlib.sha256(_steady(path)).hexdigest()
         return found
