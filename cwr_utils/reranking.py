@@ -272,9 +272,9 @@ class RegionDescriber:
         """Regions of each of some photos of one shape, and their descriptors (R, D)."""
         features, cams, heats = self._cams(photos, classes)
         boxes = [_region_boxes(heat, self._protocol) for heat in heats[: len(photos)]]
-        vectors = self._pool(features, cams[..., :count], boxes)
+        vectors = self._pool(features, cams[..., :count], boxes)[: len(photos)]
         described = self.aggregator(vectors, probabilities)
-        for regions, rows in zip(boxes, described, strict=False):
+        for regions, rows in zip(boxes, described, strict=True):
             yield regions, rows[: len(regions)]
 
     def _cams(self, photos: list[tuple], classes: Sequence[int]) -> tuple:

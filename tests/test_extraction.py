@@ -338,6 +338,17 @@ def test_only_a_query_whose_box_moved_is_described_again(data, tmp_path, monkeyp
     assert described == [moved.box] and again.items() == first.items()
 
 
+def test_a_query_without_a_box_is_described_as_its_photo_is(data, tmp_path):
+    whole = tuple(replace(query, box=None) for query in data.queries)
+    asked, setup = replace(data, queries=whole), tiny.setup(dtype="float32")
+    photos = extract(asked, setup, tmp_path / "db", batch=1)
+    queries = extract_queries(asked, setup, tmp_path / "q")
+    rows = [photos.names.index(query.image) for query in whole]
+    assert queries.arrays == photos.arrays
+    for name in photos.arrays:
+        np.testing.assert_array_equal(queries.read(name), photos.read(name, rows))
+
+
 def test_a_data_set_without_queries_is_refused_by_name(data, tmp_path):
     with pytest.raises(ValueError, match="tiny has no queries"):
         extract_queries(replace(data, queries=()), SETUP, tmp_path / "q")

@@ -241,7 +241,7 @@ def test_a_box_around_the_whole_photo_is_no_box():
     """Enlarged or shrunk, whatever multiple of 16 the size is not."""
     for size, resize in (((40, 30), "100x72"), ((160, 120), "100x72")):
         photo = cv2.resize(tiny.scene(3), size)
-        describer = Describer(tiny.setup(resize=resize))
+        describer = Describer(tiny.setup(resize=resize, dtype="float32"))
         whole = describer.describe_query(photo, (0.0, 0.0, *map(float, size)))
         for name, value in describer.describe_query(photo, None).items():
             np.testing.assert_allclose(whole[name], value, rtol=1e-4, atol=1e-5)

@@ -120,7 +120,8 @@ class Describer:
 
         The classes come from a pass of their own over the cropped region (or see
         `Protocol.query_classes`), features and CAMs from the full photo; CAMs are
-        normalised over the full photo and then cut.
+        normalised over the full photo and then cut. Without a box the photo is
+        described as those of the collection are, by the same graph.
 
         Args:
             photo: (height, width, 3) uint8 RGB, as decoded.
@@ -131,15 +132,14 @@ class Describer:
         """
         setup, network = self.setup, self.setup.network
         resized = resize_image(photo, setup.policy)
+        if box is None:
+            return {name: array[0] for name, array in self(resized[None]).items()}
         maps = network.maps(resized[None], setup.layer)
         cams = pooling.class_activation_maps(maps["cam_maps"], network.class_weights)
         cams = pooling.normalize_cams(cams, setup.protocol.flip_negative_cams)
-        logits, cells = maps["logits"], None
-        if box is not None:
-            logits = self._query_logits(photo, box, maps["cam_maps"])
-            size = photo.shape[1], photo.shape[0]
-            grid = maps["features"].shape[2], maps["features"].shape[1]
-            cells = self.query_cells(box, size, grid)
+        logits = self._query_logits(photo, box, maps["cam_maps"])
+        grid = maps["features"].shape[2], maps["features"].shape[1]
+        cells = self.query_cells(box, (photo.shape[1], photo.shape[0]), grid)
         region_cams = None
         if setup.region_classes:
             own = top_classes(logits, setup.region_classes)[0]
