@@ -273,6 +273,21 @@ def check_box(box: Box, image_size: Size) -> Box:
     return x1, y1, x2, y2
 
 
+def check_region(box: Box) -> Box:
+    """The box, if it is large enough to be described.
+
+    Raises:
+        ValueError: if a side is below `MIN_SIDE` pixels.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(
+            f"The box has {width:g}x{height:g} pixels, too few to describe: take at "
+            f"least {MIN_SIDE}x{MIN_SIDE}."
+        )
+    return box
+
+
 def box_to_cells(
     box: Box, image_size: Size, grid_size: Size, partial: bool = True
 ) -> Cells:

@@ -12,7 +12,7 @@ import tiny
 from cv2 import imencode
 from PIL import Image
 
-from cwr_utils import evaluation, widgets
+from cwr_utils import evaluation, images, widgets
 from cwr_utils.contributions import cell_contributions
 from cwr_utils.figures import RELEVANCE, panels
 from cwr_utils.images import ImageError
@@ -32,7 +32,7 @@ NAMES = [f"class {c}" for c in range(tiny.CLASSES)]
 def small():
     with tiny.compile_once(), pytest.MonkeyPatch.context() as patch:
         # Photos of 64 pixels are large enough here.
-        patch.setattr(controls, "MIN_SIDE", 16)
+        patch.setattr(images, "MIN_SIDE", 16)
         yield
 
 
@@ -496,7 +496,7 @@ def test_an_upload_is_named_in_its_error():
 def test_a_box_that_is_too_small_is_refused(explorer):
     before = explorer.panel.box, ranking(explorer)
     explorer.panel.photo.box = [10.0, 10.0, 20.0, 60.0]
-    assert "10 x 50 pixels" in explorer.message.value
+    assert "10x50 pixels" in explorer.message.value
     assert (explorer.panel.box, ranking(explorer)) == before
     # The photo shows the box that counts, not the refused one.
     assert explorer.panel.photo.box == list(explorer.panel.box)

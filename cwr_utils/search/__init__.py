@@ -31,10 +31,10 @@ from cwr_utils.arrays import check_shape
 from cwr_utils.datasets import Dataset, DatasetError, Query
 from cwr_utils.extraction import ImageMaps, Setup
 from cwr_utils.images import (
-    MIN_SIDE,
     Box,
     ImageError,
     check_box,
+    check_region,
     decode,
     read_image,
 )
@@ -234,13 +234,7 @@ def _checked(box: Box | None, photo: np.ndarray) -> Box | None:
     """A box inside a photo that is large enough to be described."""
     if box is None:
         return None
-    x1, y1, x2, y2 = box = check_box(box, (photo.shape[1], photo.shape[0]))
-    if min(x2 - x1, y2 - y1) < MIN_SIDE:
-        raise ValueError(
-            f"The box has {x2 - x1:g}x{y2 - y1:g} pixels, too few to describe: take at "
-            f"least {MIN_SIDE}x{MIN_SIDE}."
-        )
-    return box
+    return check_region(check_box(box, (photo.shape[1], photo.shape[0])))
 
 
 def index(

@@ -17,7 +17,7 @@ import traitlets
 from cwr_utils.datasets import Dataset, Query
 from cwr_utils.figures.canvas import fit_photo, relevance_mark
 from cwr_utils.figures.panels import Board, Card, Picture, colour_stops
-from cwr_utils.images import MIN_SIDE, Box, decode, read_image
+from cwr_utils.images import Box, check_region, decode, read_image
 from cwr_utils.store import StoreError
 
 # Errors that a person can mend; everything else is a bug and shows a traceback.
@@ -86,20 +86,6 @@ def read_upload(name: str, content: bytes) -> Source:
     """
     sha256 = hashlib.sha256(content).hexdigest()
     return Source(Query(name, ""), decode(content, name), sha256)
-
-
-def check_region(box: Box | None) -> Box | None:
-    """The box, if it is large enough to be described.
-
-    Raises:
-        ValueError: if a side is below `MIN_SIDE` pixels.
-    """
-    if box is not None and min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE:
-        raise ValueError(
-            f"The box has {box[2] - box[0]:.0f} x {box[3] - box[1]:.0f} pixels, too "
-            f"few to describe: draw one of at least {MIN_SIDE} x {MIN_SIDE}."
-        )
-    return box
 
 
 class PhotoBox(anywidget.AnyWidget):
@@ -378,7 +364,7 @@ class PhotoPanel(ipywidgets.Box):
         if self._quiet or box == self.box:
             return
         with self._report.errors():
-            self._show_box(check_region(box))
+            self._show_box(box and check_region(box))
             self._changed()
             return
         self._show_box(self.box)  # what was refused is drawn no longer
