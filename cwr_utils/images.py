@@ -274,7 +274,13 @@ def check_box(box: Box, image_size: Size) -> Box:
 
 
 def check_region(box: Box) -> Box:
-    """The box, if it is large enough to be described.
+    """Check that a query box is large enough to be described.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels of the original image; see `check_box`.
+
+    Returns:
+        The box.
 
     Raises:
         ValueError: if a side is below `MIN_SIDE` pixels.

@@ -272,7 +272,7 @@ class RegionDescriber:
         """Regions of each of some photos of one shape, and their descriptors (R, D)."""
         features, cams, heats = self._cams(photos, classes)
         boxes = [_region_boxes(heat, self._protocol) for heat in heats[: len(photos)]]
-        vectors = self._pool(features, cams[..., :count], boxes)[: len(photos)]
+        vectors = self._pool(features, cams[..., :count], boxes)
         described = self.aggregator(vectors, probabilities)
         for regions, rows in zip(boxes, described, strict=True):
             yield regions, rows[: len(regions)]
@@ -289,7 +289,7 @@ class RegionDescriber:
         return features, *_run(_Cams, settings, cam_maps, weights)
 
     def _pool(self, features, cams, boxes: list[list[Cells | None]]) -> np.ndarray:
-        """(B, R, C, K) class vectors of the regions of each photo."""
+        """(len(boxes), R, C, K) class vectors of the regions of each photo."""
         _, height, width, _ = features.shape
         flags = self._protocol
         most = max(REGIONS, len(flags.rerank_thresholds) + flags.rerank_fallback)
@@ -298,7 +298,7 @@ class RegionDescriber:
             for number, box in enumerate(regions):
                 x1, y1, x2, y2 = box or (0, 0, width, height)
                 masks[photo, number, y1:y2, x1:x2] = 1
-        return _run(_Pool, (self._power,), features, cams, masks)
+        return _run(_Pool, (self._power,), features, cams, masks)[: len(boxes)]
 
 
 def _best(query, regions: list, descriptors: np.ndarray) -> Match:

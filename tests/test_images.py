@@ -20,6 +20,7 @@ from cwr_utils.images import (
     cells_to_box,
     check_box,
     check_image,
+    check_region,
     crop_image,
     decode,
     read_image,
@@ -458,6 +459,13 @@ def test_bad_boxes_are_refused(box, why):
 def test_boxes_that_stick_out_by_a_pixel_are_clipped():
     assert check_box((-0.9, -1, 101, 80.4), (100, 80)) == (0, 0, 100, 80)
     assert check_box((1, 2, 3, 4), (100, 80)) == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_a_region_has_32_pixels_on_each_side_or_is_refused():
+    assert check_region((8, 8, 40, 40)) == (8, 8, 40, 40)
+    for box, size in (((8, 8, 39.5, 90), "31.5x82"), ((8, 8, 90, 39), "82x31")):
+        with pytest.raises(ValueError, match=f"has {size} pixels.*at least 32x32"):
+            check_region(box)
 
 
 def test_box_to_cells_by_hand():

@@ -120,15 +120,16 @@ class Describer:
 
         The classes come from a pass of their own over the cropped region (or see
         `Protocol.query_classes`), features and CAMs from the full photo; CAMs are
-        normalised over the full photo and then cut. Without a box the photo is
-        described as those of the collection are, by the same graph.
+        normalised over the full photo and then cut. Without a box the photo passes
+        through the graph of the collection's photos.
 
         Args:
             photo: (height, width, 3) uint8 RGB, as decoded.
             box: (x1, y1, x2, y2) in pixels of the photo, or None for all of it.
 
         Returns:
-            As `__call__`, without the batch axis, all classes.
+            As `__call__`, without the batch axis: of all classes, if the setup keeps
+            them (`Setup.of_queries`). Class vectors of a box are float32.
         """
         setup, network = self.setup, self.setup.network
         resized = resize_image(photo, setup.policy)
