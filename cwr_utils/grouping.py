@@ -136,17 +136,19 @@ class GroupedIndex:
         store: of `derive`.
     """
 
-    def __init__(self, store: Store, dimensions: int, class_weights: np.ndarray):
+    def __init__(
+        self, store: Store, bits: int, dimensions: int, class_weights: np.ndarray
+    ):
         """Read which classes each photo keeps; vectors are read when asked for.
 
         Args:
             store: of `derive`.
+            bits: of a component there, see `Groups`.
             dimensions: D.
             class_weights: (M, C) of the classifier, by which classes are alike.
         """
-        self.store, self._dimensions = store, dimensions
+        self.store, self._bits, self._dimensions = store, bits, dimensions
         self._class_weights = class_weights
-        self._bits = store.config["bits"]
 
     @cached_property
     def _kept(self) -> np.ndarray:

@@ -99,7 +99,7 @@ def kept_store(path, kept, vectors):
         "vectors": ArraySpec(vectors.shape[1:], "float16", by_photo=True),
     }
     images = {f"photo{n}": f"hash{n}" for n in range(len(kept))}
-    store = DiskStore.create(path, {"bits": 16}, images, specs, 4)
+    store = DiskStore.create(path, {}, images, specs, 4)
     for number, rows in enumerate(store.blocks):
         some = slice(rows.start, rows.stop)
         values = {"classes": kept[some], "vectors": vectors[some]}
@@ -115,7 +115,7 @@ def kept(tmp_path):
     classes = np.array([rng.permutation(8)[:3] for _ in range(11)])
     vectors = unit(4, 11, 3, 6)
     store = kept_store(tmp_path / "kept", classes, vectors)
-    return weights, classes, vectors, GroupedIndex(store, 6, weights)
+    return weights, classes, vectors, GroupedIndex(store, 16, 6, weights)
 
 
 def test_the_most_similar_column_of_the_classifier_chooses(kept):
@@ -130,7 +130,7 @@ def test_a_class_that_has_a_twin_still_stands_for_itself(tmp_path):
     weights = np.ones((2, 4), np.float32)
     weights[0] = [1, 1, 1, 5]  # 0, 1 and 2 are alike to the last bit
     store = kept_store(tmp_path / "kept", np.array([[3, 1, 2, 0]]), unit(0, 1, 4, 5))
-    index = GroupedIndex(store, 5, weights)
+    index = GroupedIndex(store, 16, 5, weights)
     assert index.named([0, 1, 2, 3], 0) == [0, 1, 2, 3]
 
 
@@ -178,7 +178,7 @@ def test_an_empty_vector_is_repeated_or_adds_nothing(tmp_path):
     vectors = unit(5, 1, 3, 4)
     vectors[0, 2] = 0
     store = kept_store(tmp_path / "kept", np.array([[0, 1, 2]]), vectors)
-    index = GroupedIndex(store, 4, np.eye(3, dtype=np.float32))
+    index = GroupedIndex(store, 16, 4, np.eye(3, dtype=np.float32))
     first, second, _ = vectors[0]
     for repeat, expected in ((False, first + second), (True, first + 3 * second)):
         found = index.describe([0], [0, 1, 2], [1, 1, 2], repeat)

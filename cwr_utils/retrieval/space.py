@@ -218,7 +218,7 @@ class Spaces:
 
     def _open_groups(self, fitted: Whitening, groups: Groups) -> GroupedIndex:
         store = derive(self.database, fitted, groups)
-        return GroupedIndex(store, fitted.dimensions, self._class_weights)
+        return GroupedIndex(store, groups.bits, fitted.dimensions, self._class_weights)
 
 
 def _groups(method: Method) -> Groups:

@@ -111,7 +111,8 @@ class Million:
         """The index, as a new process opens it, with what it reads once for all."""
         weights = self.collection.first.setup.network.class_weights
         store = DiskStore.open(self.path)
-        index = GroupedIndex(store, self.method.dimensions, weights)
+        bits, dimensions = self.method.bits, self.method.dimensions
+        index = GroupedIndex(store, bits, dimensions, weights)
         index.stand_ins([0], [0])
         return index
 
